@@ -1,0 +1,1 @@
+"""The real engine: the same decisions as the simulator, carried out on real tensors."""

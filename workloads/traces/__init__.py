@@ -1,0 +1,1 @@
+"""Readers of public request traces, one format a file."""
