@@ -1,0 +1,252 @@
+"""`KVCacheManager`: gives sequences the blocks that their next tokens need, on demand, and takes them back.
+
+    tokens   < computed >|< hit >|<      new      >|< lookahead >
+    blocks   held        | found | to take, so that all of it has a slot
+
+A sequence gets a block only when it computes into it, so at most `block_size - 1` slots of its last block are empty (plus
+lookahead slots, where drafts need them). With prefix caching a full block is registered when the step that fills it is
+scheduled, so two requests with one prompt share within the same step.
+
+Rules and their order are vLLM's (V1). Owns the pool and the prefix index; refuses to know queues, budgets and time.
+A shortage is an answer (`AllocStatus`), never an exception.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from enum import Enum
+
+from sim.core.block_pool import BlockPool, FreeOrder
+from sim.core.prefix_cache import PrefixCache
+from sim.core.request import Sequence
+
+
+class AllocStatus(Enum):
+    """Is there room?"""
+
+    OK = "ok"
+    LATER = "later"
+    """Not now; when others have ended there will be."""
+
+
+@dataclass(frozen=True, slots=True)
+class CacheConfig:
+    """Size and rules of one replica's KV cache.
+
+    Attributes:
+        num_blocks: Blocks that can be handed out.
+        block_size: Tokens a block holds.
+        enable_prefix_caching: Whether full blocks stay findable by content.
+        free_order: Where freed blocks without content go.
+        has_null_block: Whether the engine sets one more block aside (vLLM V1's block 0). It is not part of
+            `num_blocks`, but fractions of the pool count it.
+    """
+
+    num_blocks: int
+    block_size: int = 16
+    enable_prefix_caching: bool = True
+    free_order: FreeOrder = FreeOrder.UNHASHED_FIRST
+    has_null_block: bool = True
+
+    def __post_init__(self) -> None:
+        if self.num_blocks < 1 or self.block_size < 1:
+            raise ValueError(
+                f"num_blocks ({self.num_blocks}) and block_size ({self.block_size}) must be at least 1"
+            )
+
+    def fraction_of_blocks(self, fraction: float) -> int:
+        """`fraction` of the whole pool in blocks, rounded down, the null block counted as vLLM does."""
+        return int(fraction * (self.num_blocks + self.has_null_block))
+
+
+@dataclass(slots=True)
+class PrefixCacheStats:
+    """Tokens asked for and found, counted once for each admission; those of preempted sequences apart."""
+
+    queries: int = 0
+    hits: int = 0
+    preempted_queries: int = 0
+    preempted_hits: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Admission:
+    """What has to be free for a waiting sequence to be let in."""
+
+    num_tokens: int
+    """Tokens to compute in this step, beyond the hit."""
+    watermark_blocks: int = 0
+    """Free blocks that must be left over."""
+    whole_sequence: bool = True
+    """Whether the whole known sequence must fit, not only this step's part (nothing is reserved by this)."""
+
+
+class KVCacheManager:
+    """Paged KV memory of one replica."""
+
+    __slots__ = (
+        "_cache",
+        "_max_model_len",
+        "_num_lookahead_slots",
+        "block_size",
+        "config",
+        "num_blocks_allocated",
+        "pool",
+        "stats",
+    )
+
+    def __init__(self, config: CacheConfig, *, max_model_len: int, num_lookahead_slots: int = 0) -> None:
+        self.config = config
+        self.block_size = config.block_size
+        self.pool = BlockPool(config.num_blocks, first_id=1 if config.has_null_block else 0)
+        self.stats = PrefixCacheStats()
+        self.num_blocks_allocated = 0
+        self._cache = PrefixCache() if config.enable_prefix_caching else None
+        self._max_model_len = max_model_len
+        self._num_lookahead_slots = num_lookahead_slots
+
+    @property
+    def num_cached_blocks(self) -> int:
+        """Blocks that carry a content key, held or free."""
+        return len(self._cache) if self._cache is not None else 0
+
+    @property
+    def caches_prefixes(self) -> bool:
+        """Whether full blocks are registered for reuse."""
+        return self._cache is not None
+
+    def num_blocks_for(self, num_tokens: int) -> int:
+        """Blocks that hold `num_tokens` tokens with their lookahead slots."""
+        slots = min(num_tokens + self._num_lookahead_slots, self._max_model_len)
+        return -(-slots // self.block_size)
+
+    def find_hit(self, seq: Sequence) -> list[int]:
+        """Blocks that already hold the sequence's longest known prefix; its last token is never among them."""
+        if self._cache is None or seq.request.content is None:
+            return []
+        most = (seq.num_known - 1) // self.block_size
+        return self._cache.find(seq.request.content.keys(seq.sample, 0, most))
+
+    def admit(self, seq: Sequence, hit: list[int], admission: Admission) -> AllocStatus:
+        """Give a waiting sequence its table: the hit blocks, then new ones for this step's tokens.
+
+        Nothing is touched when the answer is LATER.
+        """
+        pool = self.pool
+        num_hit = len(hit)
+        num_wanted = self.num_blocks_for(num_hit * self.block_size + admission.num_tokens)
+        num_new = max(num_wanted - num_hit, 0)
+        num_most = num_new
+        if admission.whole_sequence:
+            num_most = max(num_new, -(-min(seq.num_known, self._max_model_len) // self.block_size) - num_hit)
+        num_hit_free = sum(map(pool.is_free, hit)) if hit else 0
+        if num_most + num_hit_free + admission.watermark_blocks > pool.num_free:
+            return AllocStatus.LATER
+        for block in hit:
+            pool.share(block)
+        seq.table = hit
+        seq.num_keyed_blocks = num_hit
+        self._take(seq, num_new)
+        self._register(seq, min(num_hit * self.block_size + admission.num_tokens, seq.num_known))
+        self._count_query(seq, num_hit * self.block_size)
+        return AllocStatus.OK
+
+    def grow(self, seq: Sequence, num_tokens: int) -> AllocStatus:
+        """Give a running sequence what `num_tokens` tokens more need; nothing is touched on LATER."""
+        num_tokens_after = seq.num_computed + num_tokens
+        num_new = self.num_blocks_for(num_tokens_after) - len(seq.table)
+        if num_new > 0:
+            if num_new > self.pool.num_free:
+                return AllocStatus.LATER
+            self._take(seq, num_new)
+        self._register(seq, min(num_tokens_after, seq.num_known))
+        return AllocStatus.OK
+
+    def take_one_each(self, seqs: Iterable[Sequence], count: int) -> None:
+        """Append one new block to each of `count` sequences, in order."""
+        blocks, evicted = self.pool.take(count)
+        if evicted and self._cache is not None:
+            self._cache.forget(evicted)
+        self.num_blocks_allocated += count
+        for seq, block in zip(seqs, blocks, strict=True):
+            seq.table.append(block)
+
+    def register_computed(self, seq: Sequence, num_tokens: int) -> None:
+        """Make the full blocks among the first `num_tokens` tokens findable."""
+        self._register(seq, num_tokens)
+
+    def free(self, seq: Sequence) -> None:
+        """Take back all blocks of a sequence; the deepest ones of a prefix will be handed out first.
+
+        Raises:
+            ValueError: It holds none: freed twice, or never admitted.
+        """
+        table = seq.table
+        if not table:
+            raise ValueError(f"{seq!r} holds no block to free")
+        pool, cache = self.pool, self._cache
+        to_tail = self.config.free_order is FreeOrder.TAIL
+        if cache is None and not to_tail and not pool.num_extra_holders:
+            pool.give_front(table)
+        else:
+            contentless = []
+            for block in reversed(table):
+                if not pool.drop(block):
+                    continue
+                if to_tail or (cache is not None and block in cache):
+                    pool.give_back(block)
+                else:
+                    contentless.append(block)
+            contentless.reverse()
+            pool.give_front(contentless)
+        seq.table = []
+        seq.num_keyed_blocks = 0
+
+    def free_head(self, count: int) -> list[int]:
+        """The first `count` blocks of the free queue."""
+        return self.pool.head(count)
+
+    def check_invariants(self, holders: Iterable[Sequence]) -> None:
+        """Recount everything from the tables of `holders`, which must be all live sequences."""
+        counts: dict[int, int] = {}
+        for seq in holders:
+            assert len(set(seq.table)) == len(seq.table), f"{seq!r} holds a block twice"
+            for block in seq.table:
+                counts[block] = counts.get(block, 0) + 1
+        free = self.pool.free_blocks()
+        first = self.pool.first_id
+        assert len(set(free)) == len(free), "a block is free twice"
+        assert not counts.keys() & set(free), "a held block is free"
+        assert sorted([*counts, *free]) == list(range(first, first + self.pool.num_blocks)), "a block is lost"
+        for block, count in counts.items():
+            assert self.pool.num_holders(block) == count, f"block {block} has {count} holders"
+        assert self.pool.num_extra_holders == sum(counts.values()) - len(counts), "extra holders miscounted"
+        if self._cache is not None:
+            self._cache.check_invariants()
+
+    def _take(self, seq: Sequence, count: int) -> None:
+        if count:
+            blocks, evicted = self.pool.take(count)
+            if evicted and self._cache is not None:
+                self._cache.forget(evicted)
+            self.num_blocks_allocated += count
+            seq.table += blocks
+
+    def _register(self, seq: Sequence, num_tokens: int) -> None:
+        if self._cache is None or seq.request.content is None:
+            return
+        start, stop = seq.num_keyed_blocks, num_tokens // self.block_size
+        if stop > start:
+            self._cache.register(seq.table[start:stop], seq.request.content.keys(seq.sample, start, stop))
+            seq.num_keyed_blocks = stop
+
+    def _count_query(self, seq: Sequence, num_hit_tokens: int) -> None:
+        if self._cache is None or seq.request.content is None:
+            return
+        if seq.preemptions:
+            self.stats.preempted_queries += seq.num_known
+            self.stats.preempted_hits += num_hit_tokens
+        else:
+            self.stats.queries += seq.num_known
+            self.stats.hits += num_hit_tokens

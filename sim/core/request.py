@@ -1,0 +1,196 @@
+"""What a user asked for (`Request`) and the streams of tokens it becomes (`Sequence`).
+
+A request has `num_samples` >= 1 sequences of one prompt. Under vLLM's V1 rules each of them is scheduled by itself, as the
+engine's front end makes them separate requests; under the rules of the PagedAttention paper they move as one group.
+
+A sequence knows counts only, never token text:
+
+    0                    num_computed           num_known
+    |<- KV is stored ---->|<- still to compute ->|<- drafts ->|
+
+Invariant between steps: `0 <= num_computed <= num_known`, and a finished or waiting sequence holds no block.
+While a sequence decodes steadily its counts are not updated token by token; `steady_batch.py` says where they are then.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from collections.abc import Sequence as AbstractSequence
+from enum import Enum
+from typing import NewType, Protocol
+
+RequestId = NewType("RequestId", int)
+SeqId = NewType("SeqId", int)
+BlockId = NewType("BlockId", int)
+
+
+class FinishReason(Enum):
+    """Why a sequence ended."""
+
+    LENGTH = "length"
+    LENGTH_CAPPED = "length_capped"
+    STOP = "stop"
+    ABORT = "abort"
+    REJECTED = "rejected"
+
+
+class SequenceStatus(Enum):
+    """Where a sequence is."""
+
+    WAITING = "waiting"
+    RUNNING = "running"
+    PREEMPTED = "preempted"
+    FINISHED = "finished"
+
+
+class ContentKeys(Protocol):
+    """Names the content of a request's full blocks, so that equal prefixes can be found again.
+
+    A key stands for a block's tokens and all tokens before it: equal keys mean equal whole prefixes.
+    """
+
+    def keys(self, sample: int, start: int, stop: int) -> AbstractSequence[Hashable]:
+        """The keys of logical blocks `start` to `stop - 1` of one sample; each of these blocks is full."""
+        ...
+
+
+class Request:
+    """One call of a user: a prompt, `num_samples` outputs of at most `max_tokens` tokens each."""
+
+    __slots__ = (
+        "arrival_ns",
+        "content",
+        "max_tokens",
+        "num_prompt_tokens",
+        "num_samples",
+        "num_unfinished",
+        "priority",
+        "request_id",
+        "sequences",
+    )
+
+    def __init__(
+        self,
+        request_id: int,
+        arrival_ns: int,
+        num_prompt_tokens: int,
+        max_tokens: int,
+        num_samples: int = 1,
+        priority: int = 0,
+        content: ContentKeys | None = None,
+    ) -> None:
+        if num_prompt_tokens < 1 or max_tokens < 1 or num_samples < 1:
+            raise ValueError(
+                f"request {request_id}: prompt ({num_prompt_tokens}), output ({max_tokens}) and samples "
+                f"({num_samples}) must each be at least 1"
+            )
+        self.request_id = RequestId(request_id)
+        self.arrival_ns = arrival_ns
+        self.num_prompt_tokens = num_prompt_tokens
+        self.max_tokens = max_tokens
+        self.num_samples = num_samples
+        self.priority = priority
+        """Lower numbers go first, as in vLLM."""
+        self.content = content
+        """None opts out of prefix caching."""
+        self.sequences: tuple[Sequence, ...] = ()
+        self.num_unfinished = num_samples
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether every sample has ended."""
+        return self.num_unfinished == 0
+
+    def __repr__(self) -> str:
+        return f"Request({self.request_id}, {self.num_prompt_tokens}+{self.max_tokens})"
+
+
+class Sequence:
+    """One stream of tokens of a request, its place in the queues and its block table."""
+
+    __slots__ = (
+        "base_step",
+        "finish_at_step",
+        "finish_reason",
+        "finish_step",
+        "first_scheduled_step",
+        "in_steady_batch",
+        "max_known",
+        "num_computed",
+        "num_drafts",
+        "num_in_flight",
+        "num_keyed_blocks",
+        "num_known",
+        "num_prefix_hit_tokens",
+        "num_prompt_tokens",
+        "order",
+        "preemptions",
+        "request",
+        "run_start",
+        "runs",
+        "sample",
+        "seq_id",
+        "status",
+        "table",
+    )
+
+    def __init__(self, seq_id: int, request: Request, sample: int, max_model_len: int) -> None:
+        self.seq_id = SeqId(seq_id)
+        self.request = request
+        self.sample = sample
+        self.status = SequenceStatus.WAITING
+        self.num_prompt_tokens = request.num_prompt_tokens
+        self.num_known = request.num_prompt_tokens
+        """Prompt and settled output tokens."""
+        self.max_known = min(request.num_prompt_tokens + request.max_tokens, max_model_len)
+        """It ends when `num_known` gets here."""
+        self.num_computed = 0
+        """Tokens whose KV is stored (or is being stored by the step under way)."""
+        self.num_drafts = 0
+        """Draft tokens proposed for the next step."""
+        self.num_in_flight = 0
+        """Tokens that scheduled, unsettled steps will yield (asynchronous scheduling)."""
+        self.table: list[int] = []
+        """Logical to physical: block `i` holds tokens `i * block_size` and on."""
+        self.num_keyed_blocks = 0
+        """How many leading blocks of the table are registered in the prefix cache."""
+        self.order = 0
+        """Its place in the running list: grows with each admission."""
+        self.first_scheduled_step: int | None = None
+        self.num_prefix_hit_tokens = 0
+        self.preemptions: list[tuple[int, int | None]] = []
+        """(step that preempted it, step that let it in again)."""
+        self.runs: list[tuple[int, int, int]] = []
+        """(first step, steps, tokens per step): when its tokens came out; each comes at its step's end."""
+        self.finish_reason: FinishReason | None = None
+        self.finish_step: int | None = None
+        """The step at whose end it finished or before whose end it was aborted; None if it never ran."""
+        self.in_steady_batch = False
+        self.base_step = 0
+        self.run_start = 0
+        self.finish_at_step = 0
+
+    @property
+    def num_output_tokens(self) -> int:
+        """Settled output tokens."""
+        return self.num_known - self.num_prompt_tokens
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether it has ended, for whatever reason."""
+        return self.finish_reason is not None
+
+    def emit(self, step: int, num_tokens: int) -> None:
+        """Note that `num_tokens` tokens came out at the end of `step`."""
+        if self.runs:
+            first, num_steps, per_step = self.runs[-1]
+            if per_step == num_tokens and first + num_steps == step:
+                self.runs[-1] = (first, num_steps + 1, per_step)
+                return
+        self.runs.append((step, 1, num_tokens))
+
+    def __repr__(self) -> str:
+        return (
+            f"Sequence({self.seq_id}, {self.status.value}, computed {self.num_computed} of "
+            f"{self.num_known}, {len(self.table)} blocks)"
+        )

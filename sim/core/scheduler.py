@@ -1,0 +1,461 @@
+"""`Scheduler`: who computes how many tokens in the next step.
+
+There is no prefill phase and no decode phase: each sequence has tokens known and tokens computed, and a step gives each
+enough to catch up, within a token budget. Running sequences come first, in the order of their admission; then, if nobody had
+to be preempted, waiting ones. The rules are vLLM's (V1, 0.32), its release differences are settings. `schedule` names the
+passes; `_schedule_one_running` and `_schedule_one_waiting` are the rules.
+
+Sequences that decode steadily are planned as one (`_schedule_steady`), which is exact when they stand before all others in
+the running list, the budget holds them all and the victims of a shortage come off the tail; otherwise everybody is looked at
+singly. Both ways give the same plans.
+
+Refuses to know time (one stamp is passed through to the batch gate), ids of requests, and how long anything takes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from itertools import islice
+
+from sim.core.kv_cache import Admission, AllocStatus, KVCacheManager
+from sim.core.policy import (
+    Batching,
+    BatchGate,
+    Continuous,
+    PolicyKind,
+    WaitingQueue,
+    make_waiting_queue,
+    priority_key,
+)
+from sim.core.request import Sequence, SequenceStatus
+from sim.core.steady_batch import SteadyBatch
+from sim.core.step import ScheduledSequence, ScheduleKind, StepPlan
+
+_NO_LIMIT = 2**62
+
+
+@dataclass(frozen=True, slots=True)
+class SchedulerConfig:
+    """Limits and rules of one replica's scheduler; names and defaults are vLLM's.
+
+    Attributes:
+        max_model_len: Longest sequence, prompt and output together, in tokens.
+        max_num_seqs: Most running sequences.
+        max_num_batched_tokens: Input rows of a step: tokens and draft rows.
+        max_num_scheduled_tokens: Tokens of a step; None: `max_num_batched_tokens`.
+        enable_chunked_prefill: Whether a prompt may be computed in parts.
+        long_prefill_token_threshold: Most tokens one sequence gets in a step; 0: no limit.
+        exempt_lone_prompt: Whether that limit is off while only one sequence is here (not in vLLM 0.16 and before).
+        policy: Waiting order and victim choice.
+        watermark_fraction: Part of the pool that an admission must leave free while others run.
+        full_sequence_gate: Whether a newcomer's whole known sequence must fit now (not in vLLM 0.16 and before).
+        async_scheduling: Whether a step is scheduled before the one before it has settled.
+        num_speculative_tokens: Draft tokens of a step and sequence; 0: no speculation.
+        num_lookahead_slots: Slots kept beyond the scheduled tokens (draft model and EAGLE: one for each draft).
+        num_draft_rows: Input rows each sequence takes besides its tokens (draft model: 1).
+        pad_single_token_admissions: Whether an admission of one token is padded with drafts, so that the batch
+            stays uniform (not in vLLM 0.16 and before).
+        batching: Continuous, or a fixed batch.
+    """
+
+    max_model_len: int
+    max_num_seqs: int = 256
+    max_num_batched_tokens: int = 8192
+    max_num_scheduled_tokens: int | None = None
+    enable_chunked_prefill: bool = True
+    long_prefill_token_threshold: int = 0
+    exempt_lone_prompt: bool = True
+    policy: PolicyKind = PolicyKind.FCFS
+    watermark_fraction: float = 0.0
+    full_sequence_gate: bool = True
+    async_scheduling: bool = False
+    num_speculative_tokens: int = 0
+    num_lookahead_slots: int = 0
+    num_draft_rows: int = 0
+    pad_single_token_admissions: bool = True
+    batching: Batching = field(default_factory=Continuous)
+
+    def __post_init__(self) -> None:
+        for name in ("max_model_len", "max_num_seqs", "max_num_batched_tokens", "token_budget"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
+        for name in ("long_prefill_token_threshold", "num_speculative_tokens", "num_lookahead_slots"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must not be negative, not {getattr(self, name)}")
+        if not 0 <= self.watermark_fraction < 1:
+            raise ValueError(f"watermark must be in [0, 1), not {self.watermark_fraction}")
+        if not self.enable_chunked_prefill and self.token_budget < self.max_model_len:
+            raise ValueError(
+                f"without chunked prefill a prompt must fit one step: max_num_batched_tokens "
+                f"({self.token_budget}) is below max_model_len ({self.max_model_len})"
+            )
+
+    @property
+    def token_budget(self) -> int:
+        """Tokens of a step."""
+        if self.max_num_scheduled_tokens is None:
+            return self.max_num_batched_tokens
+        return self.max_num_scheduled_tokens
+
+
+class _Draft:
+    """A plan while it is being made: what is left of the budgets, and who is in."""
+
+    __slots__ = ("num_charged", "preempted", "rows", "step", "threshold", "token_budget", "token_rows")
+
+    def __init__(self, step: int, token_budget: int, token_rows: int, threshold: int) -> None:
+        self.step = step
+        self.token_budget = token_budget
+        self.token_rows = token_rows
+        self.threshold = threshold
+        self.num_charged = 0
+        """Steady sequences that the budgets have paid for."""
+        self.rows: list[ScheduledSequence] = []
+        self.preempted: list[Sequence] = []
+
+
+class Scheduler:
+    """Queues of one replica, and the rules that fill a step from them."""
+
+    def __init__(
+        self, config: SchedulerConfig, kv: KVCacheManager, *, plans_sequences: bool, max_horizon: int
+    ) -> None:
+        self.config = config
+        self.waiting: WaitingQueue = make_waiting_queue(config.policy)
+        self.running: dict[Sequence, None] = {}
+        """In order of admission."""
+        self.steady = SteadyBatch(kv)
+        self._singles: dict[Sequence, None] = {}
+        """Running sequences outside the steady batch, in order of admission."""
+        self._kv = kv
+        self._gate = BatchGate(config.batching)
+        self._max_horizon = max_horizon
+        self._allows_steady = not (
+            plans_sequences
+            or config.async_scheduling
+            or config.num_speculative_tokens
+            or config.num_lookahead_slots
+            or config.num_draft_rows
+        )
+        self._watermark_blocks = kv.config.fraction_of_blocks(config.watermark_fraction)
+        self._num_admissions = 0
+
+    # The queues -----------------------------------------------------------------------------------
+
+    def enqueue(self, seq: Sequence) -> bool:
+        """Add a newcomer; True if it may join the very next step."""
+        waiting, num_running = self.waiting, len(self.running)
+        is_next = not len(waiting)
+        waiting.push(seq)
+        if num_running == 0:
+            return True
+        if num_running >= self.config.max_num_seqs or not self._gate.is_continuous:
+            return False
+        return is_next or (self.config.policy is PolicyKind.PRIORITY and waiting.head() is seq)
+
+    def wake_ns(self) -> int | None:
+        """When, with nothing running, waiting alone will start a batch."""
+        return None if self.running else self._gate.wake_ns(self.waiting)
+
+    def remove(self, seq: Sequence, step: int) -> None:
+        """Take a sequence out of whatever queue it is in; its blocks are the caller's to free."""
+        if seq.status is SequenceStatus.RUNNING:
+            self._leave_running(seq, step)
+        else:
+            self.waiting.remove(seq)
+
+    def pop_finished(self, step: int) -> list[Sequence]:
+        """Steady sequences that end at the end of `step`; they leave the running list."""
+        finished = self.steady.pop_finished(step)
+        for seq in finished:
+            del self.running[seq]
+        return finished
+
+    @property
+    def num_single_tokens(self) -> int:
+        """Token states of the running sequences outside the steady batch."""
+        return sum([seq.num_computed for seq in self._singles])
+
+    def settle_into_steady(self, seq: Sequence, step: int) -> None:
+        """Let a running sequence decode steadily from `step` on, if it and the rules allow it."""
+        if self._allows_steady and seq.num_known - seq.num_computed == 1:
+            del self._singles[seq]
+            self.steady.join(seq, step)
+
+    # One step -------------------------------------------------------------------------------------
+
+    def schedule(self, step: int, now_ns: int) -> StepPlan | None:
+        """Fill one step; None if there is nothing to compute."""
+        draft = self._open(step)
+        if self.steady.num_seqs:
+            self._schedule_steady(draft)
+        if self._singles:
+            self._schedule_singles(draft)
+        is_blocked_for_good = True
+        if not draft.preempted:
+            is_blocked_for_good = self._schedule_waiting(draft, now_ns)
+        if not (draft.rows or draft.preempted or self.steady.num_seqs):
+            return None
+        return self._close(draft, may_repeat=is_blocked_for_good and not draft.preempted)
+
+    def _open(self, step: int) -> _Draft:
+        config = self.config
+        threshold = config.long_prefill_token_threshold
+        if threshold and config.exempt_lone_prompt and len(self.running) + len(self.waiting) <= 1:
+            threshold = 0
+        return _Draft(step, config.token_budget, config.max_num_batched_tokens, threshold or _NO_LIMIT)
+
+    def _close(self, draft: _Draft, *, may_repeat: bool) -> StepPlan:
+        steady, rows = self.steady, draft.rows
+        num_decode, context = steady.num_seqs, steady.sum_known
+        chunks: list[ScheduledSequence] = []
+        horizon = 1
+        if rows:
+            for row in rows:
+                if row.is_decode:
+                    num_decode += 1
+                    context += row.num_computed_tokens + 1
+                else:
+                    chunks.append(row)
+                row.seq.num_computed += row.num_tokens
+                if row.yields_token and self.config.async_scheduling:
+                    row.seq.num_in_flight += 1 + row.num_draft_tokens
+        elif may_repeat and self._max_horizon > 1:
+            horizon = steady.horizon(draft.step, self._max_horizon)
+        return StepPlan(
+            step=draft.step,
+            horizon=horizon,
+            num_decode_seqs=num_decode,
+            decode_context_tokens=context,
+            chunks=tuple(chunks),
+            preempted=tuple(draft.preempted),
+            num_running=len(self.running),
+            rows=tuple(rows),
+            num_steady_seqs=steady.num_seqs,
+        )
+
+    # Running sequences ----------------------------------------------------------------------------
+
+    def _schedule_steady(self, draft: _Draft) -> None:
+        steady, step = self.steady, draft.step
+        takers = steady.takers(step)
+        num_short = len(takers) - self._kv.pool.num_free
+        if not self._steady_goes_first(draft) or (
+            num_short > 0 and self.config.policy is PolicyKind.PRIORITY
+        ):
+            self._dissolve_steady(step)
+            return
+        if num_short <= 0:
+            steady.grow(step)
+        else:
+            self._grow_steady_with_victims(draft)
+        draft.num_charged = steady.num_seqs
+        draft.token_budget -= steady.num_seqs
+        draft.token_rows -= steady.num_seqs
+        if self._kv.caches_prefixes:
+            steady.register(step)
+
+    def _steady_goes_first(self, draft: _Draft) -> bool:
+        """Whether planning the steady batch first, as a whole, equals going through the running list."""
+        if self.steady.num_seqs > min(draft.token_budget, draft.token_rows):
+            return False
+        tail = islice(reversed(self.running), len(self._singles))
+        return not any(seq.in_steady_batch for seq in tail)
+
+    def _dissolve_steady(self, step: int) -> None:
+        for seq in self.running:
+            if seq.in_steady_batch:
+                self.steady.leave(seq, step)
+        self._singles = dict.fromkeys(self.running)
+
+    def _grow_steady_with_victims(self, draft: _Draft) -> None:
+        """Hand out the step's blocks one by one; whoever lacks one costs the last of the running list its place."""
+        pool = self._kv.pool
+        for seq in list(self.steady.takers(draft.step)):
+            if not seq.in_steady_batch:
+                break
+            while not pool.num_free:
+                victim = next(reversed(self.running))
+                self._preempt(victim, draft)
+                if victim is seq:
+                    return
+            self._kv.take_one_each((seq,), 1)
+
+    def _schedule_singles(self, draft: _Draft) -> None:
+        for seq in list(self._singles):
+            if draft.token_budget <= 0:
+                return
+            if seq.status is SequenceStatus.RUNNING and not self._schedule_one_running(seq, draft):
+                return
+
+    def _schedule_one_running(self, seq: Sequence, draft: _Draft) -> bool:
+        """Give a running sequence its share; False if it had to be preempted, which ends the pass."""
+        if self._last_token_is_in_flight(seq):
+            return True
+        num_rows = self.config.num_draft_rows
+        num_tokens = min(
+            seq.num_known + seq.num_drafts + seq.num_in_flight - seq.num_computed,
+            draft.threshold,
+            draft.token_budget,
+            draft.token_rows - num_rows,
+            self.config.max_model_len - 1 - seq.num_computed,
+        )
+        if num_tokens <= 0:
+            return True
+        num_held = len(seq.table)
+        while self._kv.grow(seq, num_tokens) is AllocStatus.LATER:
+            victim = self._choose_victim()
+            self._preempt(victim, draft)
+            if victim is seq:
+                return False
+        num_known = seq.num_known + seq.num_in_flight
+        num_drafts = max(seq.num_computed + num_tokens - num_known, 0)
+        seq.num_drafts = 0
+        self._add_row(draft, seq, num_tokens, num_drafts, seq.table[num_held:], ScheduleKind.RUNNING)
+        return True
+
+    def _last_token_is_in_flight(self, seq: Sequence) -> bool:
+        """With asynchronous scheduling: whether the step under way already yields its last token."""
+        if not seq.num_in_flight:
+            return False
+        last = seq.num_prompt_tokens + seq.request.max_tokens
+        return seq.num_computed + 2 - seq.num_in_flight >= last
+
+    def _choose_victim(self) -> Sequence:
+        if self.config.policy is PolicyKind.PRIORITY:
+            return max(self.running, key=priority_key)
+        return next(reversed(self.running))
+
+    def _preempt(self, victim: Sequence, draft: _Draft) -> None:
+        """Take everything from a running sequence; it will recompute prompt and output alike."""
+        self._undo_row(victim, draft)
+        self._leave_running(victim, draft.step)
+        self._kv.free(victim)
+        victim.num_computed = 0
+        victim.num_drafts = 0
+        victim.status = SequenceStatus.PREEMPTED
+        victim.preemptions.append((draft.step, None))
+        self.waiting.push_preempted(victim)
+        draft.preempted.append(victim)
+
+    def _undo_row(self, victim: Sequence, draft: _Draft) -> None:
+        """A victim scheduled earlier in this step leaves it, and its tokens go back to the budgets."""
+        if victim.in_steady_batch:
+            if draft.num_charged:
+                draft.token_budget += 1
+                draft.token_rows += 1
+            return
+        for place, row in enumerate(draft.rows):
+            if row.seq is victim:
+                draft.token_budget += row.num_tokens
+                draft.token_rows += row.num_tokens + self.config.num_draft_rows
+                del draft.rows[place]
+                return
+
+    def _leave_running(self, seq: Sequence, step: int) -> None:
+        if seq.in_steady_batch:
+            self.steady.leave(seq, step)
+        else:
+            del self._singles[seq]
+        del self.running[seq]
+
+    # Waiting sequences ----------------------------------------------------------------------------
+
+    def _schedule_waiting(self, draft: _Draft, now_ns: int) -> bool:
+        """Let sequences in; False if the head may fit in a later step though nobody has left by then."""
+        waiting, running = self.waiting, self.running
+        if not len(waiting):
+            return True
+        num_places = self._gate.num_places(waiting, len(running), now_ns)
+        num_places = min(num_places, self.config.max_num_seqs - len(running))
+        num_admitted = 0
+        is_blocked_for_good = True
+        while num_admitted < num_places and draft.token_budget > 0:
+            hit = self._kv.find_hit(waiting.head())
+            if not self._schedule_one_waiting(waiting.head(), hit, draft):
+                is_blocked_for_good = self.config.full_sequence_gate or not any(
+                    map(self._kv.pool.is_free, hit)
+                )
+                break
+            num_admitted += 1
+        self._gate.note_admissions(num_admitted)
+        return is_blocked_for_good
+
+    def _schedule_one_waiting(self, seq: Sequence, hit: list[int], draft: _Draft) -> bool:
+        """Let the head of the queue in with what the budgets allow; False if it does not fit."""
+        config = self.config
+        num_hit = len(hit) * self._kv.block_size
+        num_tokens = seq.num_known - num_hit
+        num_drafts = self._num_padding_drafts(num_tokens, num_hit, draft)
+        budget = min(draft.token_budget, draft.token_rows - config.num_draft_rows)
+        num_tokens = min(num_tokens + num_drafts, draft.threshold)
+        if num_tokens > budget:
+            if num_drafts or not config.enable_chunked_prefill:
+                return False
+            num_tokens = budget
+        if num_tokens <= 0:
+            return False
+        watermark_blocks = self._watermark_blocks if self.running else 0
+        admission = Admission(num_tokens, watermark_blocks, config.full_sequence_gate)
+        if self._kv.admit(seq, hit, admission) is AllocStatus.LATER:
+            return False
+        self._enter_running(seq, num_hit, draft, num_tokens, num_drafts)
+        return True
+
+    def _enter_running(
+        self, seq: Sequence, num_hit: int, draft: _Draft, num_tokens: int, num_drafts: int
+    ) -> None:
+        self.waiting.pop()
+        kind = ScheduleKind.NEW
+        if seq.status is SequenceStatus.PREEMPTED:
+            kind = ScheduleKind.RESUMED
+            seq.preemptions[-1] = (seq.preemptions[-1][0], draft.step)
+        else:
+            seq.first_scheduled_step = draft.step
+            seq.num_prefix_hit_tokens = num_hit
+        seq.status = SequenceStatus.RUNNING
+        seq.num_computed = num_hit
+        self._num_admissions += 1
+        seq.order = self._num_admissions
+        self.running[seq] = None
+        self._singles[seq] = None
+        self._add_row(draft, seq, num_tokens, num_drafts, seq.table[:], kind)
+
+    def _num_padding_drafts(self, num_tokens: int, num_hit: int, draft: _Draft) -> int:
+        """Drafts (all to be rejected) that make an admission of one token look like the decodes beside it."""
+        config = self.config
+        if not (config.num_speculative_tokens and config.pad_single_token_admissions and num_tokens == 1):
+            return 0
+        ran = [row for row in draft.rows if row.kind is ScheduleKind.RUNNING]
+        if not all(row.yields_token for row in ran):
+            return 0
+        return config.num_speculative_tokens if ran or num_hit else 0
+
+    # ----------------------------------------------------------------------------------------------
+
+    def _add_row(
+        self,
+        draft: _Draft,
+        seq: Sequence,
+        num_tokens: int,
+        num_drafts: int,
+        blocks: list[int],
+        kind: ScheduleKind,
+    ) -> None:
+        draft.token_budget -= num_tokens
+        draft.token_rows -= num_tokens + self.config.num_draft_rows
+        num_computed = seq.num_computed
+        yields_token = num_computed + num_tokens - num_drafts == seq.num_known + seq.num_in_flight
+        draft.rows.append(
+            ScheduledSequence(seq, num_tokens, num_computed, blocks, num_drafts, kind, yields_token)
+        )
+
+    def check_invariants(self, step: int) -> None:
+        """The running list, the steady batch and the singles must agree."""
+        self.steady.check_invariants(step)
+        singles = [seq for seq in self.running if not seq.in_steady_batch]
+        assert singles == list(self._singles), "singles out of step with the running list"
+        assert len(self.running) == len(singles) + self.steady.num_seqs, "a steady sequence is not running"
+        assert len(self.running) <= self.config.max_num_seqs, "more sequences run than there are seats"
+        orders = [seq.order for seq in self.running]
+        assert orders == sorted(orders), "the running list is out of order"

@@ -1,0 +1,114 @@
+"""What one step does (`StepPlan`), what it gave (`StepResult`), and who carries it out (`Executor`).
+
+A plan covers one step, or `horizon` equal ones: as long as nobody is admitted, finishes, or runs out of blocks, a decode
+batch repeats itself, each sequence attending to one token more each time. These are values on the hot path, hence tuples.
+vLLM calls the first SchedulerOutput and the second ModelRunnerOutput.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from enum import Enum
+from typing import NamedTuple, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sim.core.request import SeqId, Sequence
+
+
+class ScheduleKind(Enum):
+    """How a sequence came into a step."""
+
+    NEW = "new"
+    RUNNING = "running"
+    RESUMED = "resumed"
+
+
+class ScheduledSequence(NamedTuple):
+    """One sequence's share of a step."""
+
+    seq: Sequence
+    num_tokens: int
+    """Tokens computed, drafts included."""
+    num_computed_tokens: int
+    """Tokens whose KV was there before; for an admission, the prefix-cache hit."""
+    new_blocks: list[int]
+    """Blocks given in this step; for an admission the whole table, prefix hits first."""
+    num_draft_tokens: int
+    kind: ScheduleKind
+    yields_token: bool
+    """Whether all it knew is computed by this step, so that a token is sampled; a prompt chunk yields none."""
+
+    @property
+    def is_decode(self) -> bool:
+        """Whether it costs what a decoding sequence does: one token in, one token out."""
+        return self.num_tokens == 1 and self.yields_token
+
+
+class StepPlan(NamedTuple):
+    """What a step computes and for whom; decided by the core, carried out by an `Executor`."""
+
+    step: int
+    """Number of its first step; the engine's steps count up by one."""
+    horizon: int
+    """How many times it may be repeated before any decision could change."""
+    num_decode_seqs: int
+    """Sequences that compute one token each."""
+    decode_context_tokens: int
+    """Tokens these attend to in the first step, their own included; grows by `num_decode_seqs` a step."""
+    chunks: tuple[ScheduledSequence, ...]
+    """All else that is computed: prompt chunks, and drafts to verify. The horizon is 1 if there are any."""
+    preempted: tuple[Sequence, ...]
+    num_running: int
+    rows: tuple[ScheduledSequence, ...]
+    """Everyone the scheduler looked at singly, in scheduled order: with `PlanDetail.SEQUENCES`, everyone."""
+    num_steady_seqs: int
+    """Decoding sequences that have no row of their own."""
+
+    @property
+    def num_prefill_tokens(self) -> int:
+        """Tokens computed by the chunks."""
+        return sum(chunk.num_tokens for chunk in self.chunks)
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens computed in one step."""
+        return self.num_decode_seqs + self.num_prefill_tokens
+
+
+_NOTHING: Mapping[SeqId, int] = {}
+
+
+class StepResult(NamedTuple):
+    """What an executor measured, or predicts."""
+
+    ends_ns: NDArray[np.int64]  # [horizon]
+    """End of each step, counted from the plan's start; strictly ascending."""
+    num_accepted: Mapping[SeqId, int] = _NOTHING
+    """Draft tokens kept, for sequences whose drafts were scheduled."""
+    num_drafts: Mapping[SeqId, int] = _NOTHING
+    """Draft tokens proposed for the next step."""
+    stopped: frozenset[SeqId] = frozenset()
+    """Sequences whose last new token was an end token."""
+
+
+class StepOutcome(NamedTuple):
+    """What changed when a step (or several equal ones) was settled."""
+
+    finished: list[Sequence]
+    """Ended at the end of the last step, in scheduled order."""
+    used_blocks: list[int]  # [num_steps]
+    """Blocks held during each step."""
+    filled_slots: int
+    """Token states stored at the end of the first step, shared blocks counted once."""
+    filled_slots_per_step: int
+    """How many more each further step stores."""
+
+
+class Executor(Protocol):
+    """Carries out plans; everything that takes time is behind it."""
+
+    def execute(self, plan: StepPlan) -> StepResult:
+        """Do (or predict) all `plan.horizon` steps of a plan."""
+        ...
