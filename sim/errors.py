@@ -1,4 +1,4 @@
-"""Errors a user can mend: bad input, named by place and remedy. The command line turns them into exit code 2."""
+"""Errors a user can mend: bad input, named by place and remedy; the command line exits with 2."""
 
 from __future__ import annotations
 

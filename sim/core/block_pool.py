@@ -2,9 +2,9 @@
 
 The pool is the one authority on what is free. It refuses to know sequences, tokens or content.
 
-Free order, as in vLLM: blocks are taken from the head of one queue. Freed blocks whose content can no longer be found go
-back to the head, findable ones to the tail, so the latter live longest. That queue is kept in two parts, which makes taking
-and giving whole tables a slice:
+Free order, as in vLLM: blocks are taken from the head of one queue. Freed blocks whose content can no
+longer be found go back to the head, findable ones to the tail, so the latter live longest. That queue is
+kept in two parts, which makes taking and giving whole tables a slice:
 
     head                                                              tail
     [ never used, or freed without content ... ][ freed with content ... ]
@@ -12,8 +12,8 @@ and giving whole tables a slice:
 
 Only blocks with content are ever taken out of the middle (a prefix hit), and those all lie in `_back`.
 
-Invariants: every block is either in exactly one part of the queue, or held; a held block has one holder more than
-`_extra_holders` says (absent: one holder).
+Invariants: every block is either in exactly one part of the queue, or held; a held block has one holder
+more than `_extra_holders` says (absent: one holder).
 """
 
 from __future__ import annotations

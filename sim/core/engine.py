@@ -1,15 +1,19 @@
 """`EngineCore`: the one brain of both bodies. Read this first.
 
-    submit(request)  ->  begin_step()  ->  [ an Executor carries the plan out ]  ->  finish_step()  ->  begin_step() ...
+    submit(request)  ->  begin_step()  ->  [ an Executor carries the plan out ]  ->  finish_step()  ->
+    begin_step() ...
 
-`begin_step` lets the scheduler fill a step and the KV cache manager hand out its blocks; `finish_step` commits the tokens, gives
-rejected drafts back and frees what ended. Time passes between the two, elsewhere: the core reads no clock, draws no random
-number, opens no file, logs nothing. With asynchronous scheduling a plan may be begun before the one before it is finished;
-plans are finished in the order in which they were begun.
+`begin_step` lets the scheduler fill a step and the KV cache manager hand out its blocks; `finish_step`
+commits the tokens, gives rejected drafts back and frees what ended. Time passes between the two,
+elsewhere: the core reads no clock, draws no random number, opens no file, logs nothing. With
+asynchronous scheduling a plan may be begun before the one before it is finished; plans are finished in
+the order in which they were begun.
 
-A request that can never fit is refused at once (`SubmitStatus.REJECTED`), since it would stand still for ever.
+A request that can never fit is refused at once (`SubmitStatus.REJECTED`), since it would stand still for
+ever.
 
-Invariants: every submitted sequence is in exactly one of waiting, running, finished; with none unfinished, no block is held.
+Invariants: every submitted sequence is in exactly one of waiting, running, finished; with none
+unfinished, no block is held.
 """
 
 from __future__ import annotations
@@ -20,7 +24,8 @@ from enum import Enum
 
 from sim.core.kv_cache import CacheConfig, KVCacheManager, PrefixCacheStats
 from sim.core.request import FinishReason, Request, Sequence, SequenceStatus
-from sim.core.scheduler import Scheduler, SchedulerConfig
+from sim.core.scheduler import Scheduler
+from sim.core.scheduler_config import SchedulerConfig
 from sim.core.step import ScheduledSequence, StepOutcome, StepPlan, StepResult
 
 
@@ -229,9 +234,7 @@ class EngineCore:
                 self._close(seq, self._finish_reason(seq, result) or FinishReason.LENGTH, last_step)
                 finished.append(seq)
         self.step = max(self.step, plan.step + num_steps)
-        for row in plan.rows:
-            if self._settle(row, plan, result):
-                finished.append(row.seq)
+        finished += [row.seq for row in plan.rows if self._settle(row, plan, result)]
         return StepOutcome(finished, used_blocks, filled_slots, plan.num_steady_seqs)
 
     def _repeat(self, plan: StepPlan, num_steps: int, used_blocks: list[int]) -> None:

@@ -3,12 +3,13 @@
     tokens   < computed >|< hit >|<      new      >|< lookahead >
     blocks   held        | found | to take, so that all of it has a slot
 
-A sequence gets a block only when it computes into it, so at most `block_size - 1` slots of its last block are empty (plus
-lookahead slots, where drafts need them). With prefix caching a full block is registered when the step that fills it is
-scheduled, so two requests with one prompt share within the same step.
+A sequence gets a block only when it computes into it, so at most `block_size - 1` slots of its last
+block are empty (plus lookahead slots, where drafts need them). With prefix caching a full block is
+registered when the step that fills it is scheduled, so two requests with one prompt share within the
+same step.
 
-Rules and their order are vLLM's (V1). Owns the pool and the prefix index; refuses to know queues, budgets and time.
-A shortage is an answer (`AllocStatus`), never an exception.
+Rules and their order are vLLM's (V1). Owns the pool and the prefix index; refuses to know queues,
+budgets and time. A shortage is an answer (`AllocStatus`), never an exception.
 """
 
 from __future__ import annotations
@@ -122,7 +123,7 @@ class KVCacheManager:
         return -(-slots // self.block_size)
 
     def find_hit(self, seq: Sequence) -> list[int]:
-        """Blocks that already hold the sequence's longest known prefix; its last token is never among them."""
+        """Blocks that hold the longest known prefix already; the last token is never among them."""
         if self._cache is None or seq.request.content is None:
             return []
         most = (seq.num_known - 1) // self.block_size

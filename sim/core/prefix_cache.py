@@ -1,8 +1,9 @@
 """Which block holds which content: the index that lets a new sequence find blocks that an earlier one filled.
 
-Keys are chained: a key names a block's tokens and all before it. Only full blocks get one. Several blocks may carry the same
-key (two sequences computed the same tokens side by side; tables only grow, nothing is merged): the one registered first is
-found. A block keeps its key when it becomes free and loses it when it is handed out again, which is the eviction.
+Keys are chained: a key names a block's tokens and all before it. Only full blocks get one. Several
+blocks may carry the same key (two sequences computed the same tokens side by side; tables only grow,
+nothing is merged): the one registered first is found. A block keeps its key when it becomes free and
+loses it when it is handed out again, which is the eviction.
 
 Owns the index and nothing else: it neither holds nor frees blocks.
 """

@@ -1,15 +1,17 @@
 """What a user asked for (`Request`) and the streams of tokens it becomes (`Sequence`).
 
-A request has `num_samples` >= 1 sequences of one prompt. Under vLLM's V1 rules each of them is scheduled by itself, as the
-engine's front end makes them separate requests; under the rules of the PagedAttention paper they move as one group.
+A request has `num_samples` >= 1 sequences of one prompt. Under vLLM's V1 rules each of them is scheduled
+by itself, as the engine's front end makes them separate requests; under the rules of the PagedAttention
+paper they move as one group.
 
 A sequence knows counts only, never token text:
 
     0                    num_computed           num_known
     |<- KV is stored ---->|<- still to compute ->|<- drafts ->|
 
-Invariant between steps: `0 <= num_computed <= num_known`, and a finished or waiting sequence holds no block.
-While a sequence decodes steadily its counts are not updated token by token; `steady_batch.py` says where they are then.
+Invariant between steps: `0 <= num_computed <= num_known`, and a finished or waiting sequence holds no
+block. While a sequence decodes steadily its counts are not updated token by token; `steady_batch.py`
+says where they are then.
 """
 
 from __future__ import annotations

@@ -1,117 +1,30 @@
 """`Scheduler`: who computes how many tokens in the next step.
 
-There is no prefill phase and no decode phase: each sequence has tokens known and tokens computed, and a step gives each
-enough to catch up, within a token budget. Running sequences come first, in the order of their admission; then, if nobody had
-to be preempted, waiting ones. The rules are vLLM's (V1, 0.32), its release differences are settings. `schedule` names the
-passes; `_schedule_one_running` and `_schedule_one_waiting` are the rules.
+There is no prefill phase and no decode phase: each sequence has tokens known and tokens computed, and a
+step gives each enough to catch up, within a token budget. Running sequences come first, in the order of
+their admission; then, if nobody had to be preempted, waiting ones. The rules are vLLM's (V1, 0.32), its
+release differences are settings. `schedule` names the passes; `_schedule_one_running` and
+`_schedule_one_waiting` are the rules.
 
-Sequences that decode steadily are planned as one (`_schedule_steady`), which is exact when they stand before all others in
-the running list, the budget holds them all and the victims of a shortage come off the tail; otherwise everybody is looked at
-singly. Both ways give the same plans.
+Sequences that decode steadily are planned as one (`_schedule_steady`), which is exact when they stand
+before all others in the running list, the budget holds them all and the victims of a shortage come off
+the tail; otherwise everybody is looked at singly. Both ways give the same plans.
 
-Refuses to know time (one stamp is passed through to the batch gate), ids of requests, and how long anything takes.
+Refuses to know time (one stamp is passed through to the batch gate), ids of requests, and how long
+anything takes.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from itertools import islice
 
 from sim.core.kv_cache import Admission, AllocStatus, KVCacheManager
-from sim.core.policy import (
-    Batching,
-    BatchGate,
-    Continuous,
-    PolicyKind,
-    WaitingQueue,
-    make_waiting_queue,
-    priority_key,
-)
+from sim.core.policy import BatchGate, PolicyKind, WaitingQueue, make_waiting_queue, priority_key
 from sim.core.request import Sequence, SequenceStatus
+from sim.core.scheduler_config import SchedulerConfig
 from sim.core.steady_batch import SteadyBatch
 from sim.core.step import ScheduledSequence, ScheduleKind, StepPlan
-
-_NO_LIMIT = 2**62
-
-
-@dataclass(frozen=True, slots=True)
-class SchedulerConfig:
-    """Limits and rules of one replica's scheduler; names and defaults are vLLM's.
-
-    Attributes:
-        max_model_len: Longest sequence, prompt and output together, in tokens.
-        max_num_seqs: Most running sequences.
-        max_num_batched_tokens: Input rows of a step: tokens and draft rows.
-        max_num_scheduled_tokens: Tokens of a step; None: `max_num_batched_tokens`.
-        enable_chunked_prefill: Whether a prompt may be computed in parts.
-        long_prefill_token_threshold: Most tokens one sequence gets in a step; 0: no limit.
-        exempt_lone_prompt: Whether that limit is off while only one sequence is here (not in vLLM 0.16 and before).
-        policy: Waiting order and victim choice.
-        watermark_fraction: Part of the pool that an admission must leave free while others run.
-        full_sequence_gate: Whether a newcomer's whole known sequence must fit now (not in vLLM 0.16 and before).
-        async_scheduling: Whether a step is scheduled before the one before it has settled.
-        num_speculative_tokens: Draft tokens of a step and sequence; 0: no speculation.
-        num_lookahead_slots: Slots kept beyond the scheduled tokens (draft model and EAGLE: one for each draft).
-        num_draft_rows: Input rows each sequence takes besides its tokens (draft model: 1).
-        pad_single_token_admissions: Whether an admission of one token is padded with drafts, so that the batch
-            stays uniform (not in vLLM 0.16 and before).
-        batching: Continuous, or a fixed batch.
-    """
-
-    max_model_len: int
-    max_num_seqs: int = 256
-    max_num_batched_tokens: int = 8192
-    max_num_scheduled_tokens: int | None = None
-    enable_chunked_prefill: bool = True
-    long_prefill_token_threshold: int = 0
-    exempt_lone_prompt: bool = True
-    policy: PolicyKind = PolicyKind.FCFS
-    watermark_fraction: float = 0.0
-    full_sequence_gate: bool = True
-    async_scheduling: bool = False
-    num_speculative_tokens: int = 0
-    num_lookahead_slots: int = 0
-    num_draft_rows: int = 0
-    pad_single_token_admissions: bool = True
-    batching: Batching = field(default_factory=Continuous)
-
-    def __post_init__(self) -> None:
-        for name in ("max_model_len", "max_num_seqs", "max_num_batched_tokens", "token_budget"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
-        for name in ("long_prefill_token_threshold", "num_speculative_tokens", "num_lookahead_slots"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name} must not be negative, not {getattr(self, name)}")
-        if not 0 <= self.watermark_fraction < 1:
-            raise ValueError(f"watermark must be in [0, 1), not {self.watermark_fraction}")
-        if not self.enable_chunked_prefill and self.token_budget < self.max_model_len:
-            raise ValueError(
-                f"without chunked prefill a prompt must fit one step: max_num_batched_tokens "
-                f"({self.token_budget}) is below max_model_len ({self.max_model_len})"
-            )
-
-    @property
-    def token_budget(self) -> int:
-        """Tokens of a step."""
-        if self.max_num_scheduled_tokens is None:
-            return self.max_num_batched_tokens
-        return self.max_num_scheduled_tokens
-
-
-class _Draft:
-    """A plan while it is being made: what is left of the budgets, and who is in."""
-
-    __slots__ = ("num_charged", "preempted", "rows", "step", "threshold", "token_budget", "token_rows")
-
-    def __init__(self, step: int, token_budget: int, token_rows: int, threshold: int) -> None:
-        self.step = step
-        self.token_budget = token_budget
-        self.token_rows = token_rows
-        self.threshold = threshold
-        self.num_charged = 0
-        """Steady sequences that the budgets have paid for."""
-        self.rows: list[ScheduledSequence] = []
-        self.preempted: list[Sequence] = []
+from sim.core.step_draft import StepDraft
 
 
 class Scheduler:
@@ -186,7 +99,7 @@ class Scheduler:
 
     def schedule(self, step: int, now_ns: int) -> StepPlan | None:
         """Fill one step; None if there is nothing to compute."""
-        draft = self._open(step)
+        draft = StepDraft(step, self.config, len(self.running) + len(self.waiting))
         if self.steady.num_seqs:
             self._schedule_steady(draft)
         if self._singles:
@@ -198,14 +111,7 @@ class Scheduler:
             return None
         return self._close(draft, may_repeat=is_blocked_for_good and not draft.preempted)
 
-    def _open(self, step: int) -> _Draft:
-        config = self.config
-        threshold = config.long_prefill_token_threshold
-        if threshold and config.exempt_lone_prompt and len(self.running) + len(self.waiting) <= 1:
-            threshold = 0
-        return _Draft(step, config.token_budget, config.max_num_batched_tokens, threshold or _NO_LIMIT)
-
-    def _close(self, draft: _Draft, *, may_repeat: bool) -> StepPlan:
+    def _close(self, draft: StepDraft, *, may_repeat: bool) -> StepPlan:
         steady, rows = self.steady, draft.rows
         num_decode, context = steady.num_seqs, steady.sum_known
         chunks: list[ScheduledSequence] = []
@@ -236,7 +142,7 @@ class Scheduler:
 
     # Running sequences ----------------------------------------------------------------------------
 
-    def _schedule_steady(self, draft: _Draft) -> None:
+    def _schedule_steady(self, draft: StepDraft) -> None:
         steady, step = self.steady, draft.step
         takers = steady.takers(step)
         num_short = len(takers) - self._kv.pool.num_free
@@ -249,13 +155,11 @@ class Scheduler:
             steady.grow(step)
         else:
             self._grow_steady_with_victims(draft)
-        draft.num_charged = steady.num_seqs
-        draft.token_budget -= steady.num_seqs
-        draft.token_rows -= steady.num_seqs
+        draft.charge_steady(steady.num_seqs)
         if self._kv.caches_prefixes:
             steady.register(step)
 
-    def _steady_goes_first(self, draft: _Draft) -> bool:
+    def _steady_goes_first(self, draft: StepDraft) -> bool:
         """Whether planning the steady batch first, as a whole, equals going through the running list."""
         if self.steady.num_seqs > min(draft.token_budget, draft.token_rows):
             return False
@@ -268,8 +172,8 @@ class Scheduler:
                 self.steady.leave(seq, step)
         self._singles = dict.fromkeys(self.running)
 
-    def _grow_steady_with_victims(self, draft: _Draft) -> None:
-        """Hand out the step's blocks one by one; whoever lacks one costs the last of the running list its place."""
+    def _grow_steady_with_victims(self, draft: StepDraft) -> None:
+        """Hand out the step's blocks one by one; a shortage costs the last running sequence its place."""
         pool = self._kv.pool
         for seq in list(self.steady.takers(draft.step)):
             if not seq.in_steady_batch:
@@ -281,14 +185,14 @@ class Scheduler:
                     return
             self._kv.take_one_each((seq,), 1)
 
-    def _schedule_singles(self, draft: _Draft) -> None:
+    def _schedule_singles(self, draft: StepDraft) -> None:
         for seq in list(self._singles):
             if draft.token_budget <= 0:
                 return
             if seq.status is SequenceStatus.RUNNING and not self._schedule_one_running(seq, draft):
                 return
 
-    def _schedule_one_running(self, seq: Sequence, draft: _Draft) -> bool:
+    def _schedule_one_running(self, seq: Sequence, draft: StepDraft) -> bool:
         """Give a running sequence its share; False if it had to be preempted, which ends the pass."""
         if self._last_token_is_in_flight(seq):
             return True
@@ -311,7 +215,7 @@ class Scheduler:
         num_known = seq.num_known + seq.num_in_flight
         num_drafts = max(seq.num_computed + num_tokens - num_known, 0)
         seq.num_drafts = 0
-        self._add_row(draft, seq, num_tokens, num_drafts, seq.table[num_held:], ScheduleKind.RUNNING)
+        draft.add(_row(seq, num_tokens, num_drafts, seq.table[num_held:], ScheduleKind.RUNNING))
         return True
 
     def _last_token_is_in_flight(self, seq: Sequence) -> bool:
@@ -326,9 +230,9 @@ class Scheduler:
             return max(self.running, key=priority_key)
         return next(reversed(self.running))
 
-    def _preempt(self, victim: Sequence, draft: _Draft) -> None:
+    def _preempt(self, victim: Sequence, draft: StepDraft) -> None:
         """Take everything from a running sequence; it will recompute prompt and output alike."""
-        self._undo_row(victim, draft)
+        draft.undo(victim)
         self._leave_running(victim, draft.step)
         self._kv.free(victim)
         victim.num_computed = 0
@@ -337,20 +241,6 @@ class Scheduler:
         victim.preemptions.append((draft.step, None))
         self.waiting.push_preempted(victim)
         draft.preempted.append(victim)
-
-    def _undo_row(self, victim: Sequence, draft: _Draft) -> None:
-        """A victim scheduled earlier in this step leaves it, and its tokens go back to the budgets."""
-        if victim.in_steady_batch:
-            if draft.num_charged:
-                draft.token_budget += 1
-                draft.token_rows += 1
-            return
-        for place, row in enumerate(draft.rows):
-            if row.seq is victim:
-                draft.token_budget += row.num_tokens
-                draft.token_rows += row.num_tokens + self.config.num_draft_rows
-                del draft.rows[place]
-                return
 
     def _leave_running(self, seq: Sequence, step: int) -> None:
         if seq.in_steady_batch:
@@ -361,7 +251,7 @@ class Scheduler:
 
     # Waiting sequences ----------------------------------------------------------------------------
 
-    def _schedule_waiting(self, draft: _Draft, now_ns: int) -> bool:
+    def _schedule_waiting(self, draft: StepDraft, now_ns: int) -> bool:
         """Let sequences in; False if the head may fit in a later step though nobody has left by then."""
         waiting, running = self.waiting, self.running
         if not len(waiting):
@@ -381,7 +271,7 @@ class Scheduler:
         self._gate.note_admissions(num_admitted)
         return is_blocked_for_good
 
-    def _schedule_one_waiting(self, seq: Sequence, hit: list[int], draft: _Draft) -> bool:
+    def _schedule_one_waiting(self, seq: Sequence, hit: list[int], draft: StepDraft) -> bool:
         """Let the head of the queue in with what the budgets allow; False if it does not fit."""
         config = self.config
         num_hit = len(hit) * self._kv.block_size
@@ -403,7 +293,7 @@ class Scheduler:
         return True
 
     def _enter_running(
-        self, seq: Sequence, num_hit: int, draft: _Draft, num_tokens: int, num_drafts: int
+        self, seq: Sequence, num_hit: int, draft: StepDraft, num_tokens: int, num_drafts: int
     ) -> None:
         self.waiting.pop()
         kind = ScheduleKind.NEW
@@ -419,9 +309,9 @@ class Scheduler:
         seq.order = self._num_admissions
         self.running[seq] = None
         self._singles[seq] = None
-        self._add_row(draft, seq, num_tokens, num_drafts, seq.table[:], kind)
+        draft.add(_row(seq, num_tokens, num_drafts, seq.table[:], kind))
 
-    def _num_padding_drafts(self, num_tokens: int, num_hit: int, draft: _Draft) -> int:
+    def _num_padding_drafts(self, num_tokens: int, num_hit: int, draft: StepDraft) -> int:
         """Drafts (all to be rejected) that make an admission of one token look like the decodes beside it."""
         config = self.config
         if not (config.num_speculative_tokens and config.pad_single_token_admissions and num_tokens == 1):
@@ -430,25 +320,6 @@ class Scheduler:
         if not all(row.yields_token for row in ran):
             return 0
         return config.num_speculative_tokens if ran or num_hit else 0
-
-    # ----------------------------------------------------------------------------------------------
-
-    def _add_row(
-        self,
-        draft: _Draft,
-        seq: Sequence,
-        num_tokens: int,
-        num_drafts: int,
-        blocks: list[int],
-        kind: ScheduleKind,
-    ) -> None:
-        draft.token_budget -= num_tokens
-        draft.token_rows -= num_tokens + self.config.num_draft_rows
-        num_computed = seq.num_computed
-        yields_token = num_computed + num_tokens - num_drafts == seq.num_known + seq.num_in_flight
-        draft.rows.append(
-            ScheduledSequence(seq, num_tokens, num_computed, blocks, num_drafts, kind, yields_token)
-        )
 
     def check_invariants(self, step: int) -> None:
         """The running list, the steady batch and the singles must agree."""
@@ -459,3 +330,11 @@ class Scheduler:
         assert len(self.running) <= self.config.max_num_seqs, "more sequences run than there are seats"
         orders = [seq.order for seq in self.running]
         assert orders == sorted(orders), "the running list is out of order"
+
+
+def _row(
+    seq: Sequence, num_tokens: int, num_drafts: int, blocks: list[int], kind: ScheduleKind
+) -> ScheduledSequence:
+    num_known = seq.num_known + seq.num_in_flight
+    yields_token = seq.num_computed + num_tokens - num_drafts == num_known
+    return ScheduledSequence(seq, num_tokens, seq.num_computed, blocks, num_drafts, kind, yields_token)

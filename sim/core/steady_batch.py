@@ -1,7 +1,7 @@
 """The hot path: decoding sequences whose state moves forward without being touched.
 
-A sequence that decodes computes one token a step, step after step, until it ends, is preempted, or has to be looked at singly.
-While it is a member here its counts are implied:
+A sequence that decodes computes one token a step, step after step, until it ends, is preempted, or has
+to be looked at singly. While it is a member here its counts are implied:
 
     num_computed before step s  =  s - base_step          num_known  =  num_computed + 1
     it needs a new block in     steps s with  s % block_size == base_step % block_size
@@ -13,9 +13,9 @@ While it is a member here its counts are implied:
         sequence b              [ 4*][ 5 ][ 6 ][ 7 ][ 8*][ 9 ][10 ]        base_step -2, bucket 2
                         (numbers: tokens computed before the step; * takes a block)
 
-So the members of one bucket need their blocks in the same steps, and the work is per block, not per token. Buckets keep the
-running order, since blocks are handed out in that order. The plain way, one sequence at a time, is in `scheduler.py`; tests
-hold this file against it.
+So the members of one bucket need their blocks in the same steps, and the work is per block, not per
+token. Buckets keep the running order, since blocks are handed out in that order. The plain way, one
+sequence at a time, is in `scheduler.py`; tests hold this file against it.
 
 Invariants: every member takes part in every step; `sum_known` is the sum of its members' `num_known`.
 """

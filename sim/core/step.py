@@ -1,8 +1,9 @@
 """What one step does (`StepPlan`), what it gave (`StepResult`), and who carries it out (`Executor`).
 
-A plan covers one step, or `horizon` equal ones: as long as nobody is admitted, finishes, or runs out of blocks, a decode
-batch repeats itself, each sequence attending to one token more each time. These are values on the hot path, hence tuples.
-vLLM calls the first SchedulerOutput and the second ModelRunnerOutput.
+A plan covers one step, or `horizon` equal ones: as long as nobody is admitted, finishes, or runs out of
+blocks, a decode batch repeats itself, each sequence attending to one token more each time. These are
+values on the hot path, hence tuples. vLLM calls the first SchedulerOutput and the second
+ModelRunnerOutput.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ class ScheduledSequence(NamedTuple):
     num_draft_tokens: int
     kind: ScheduleKind
     yields_token: bool
-    """Whether all it knew is computed by this step, so that a token is sampled; a prompt chunk yields none."""
+    """Whether this step computes all it knew, so that a token is sampled; a prompt chunk yields none."""
 
     @property
     def is_decode(self) -> bool:

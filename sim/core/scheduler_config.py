@@ -1,0 +1,74 @@
+"""`SchedulerConfig`: the limits and rules of one replica's scheduler.
+
+What differs between releases of the reference engine is a setting here (and the free order in
+`CacheConfig`), so that a claim "as vLLM does" can name the release.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from sim.core.policy import Batching, Continuous, PolicyKind
+
+
+@dataclass(frozen=True, slots=True)
+class SchedulerConfig:
+    """Limits and rules of one replica's scheduler; names and defaults are vLLM's.
+
+    Attributes:
+        max_model_len: Longest sequence, prompt and output together, in tokens. max_num_seqs: Most
+        running sequences. max_num_batched_tokens: Input rows of a step: tokens and draft rows.
+        max_num_scheduled_tokens: Tokens of a step; None: `max_num_batched_tokens`.
+        enable_chunked_prefill: Whether a prompt may be computed in parts. long_prefill_token_threshold:
+        Most tokens one sequence gets in a step; 0: no limit. exempt_lone_prompt: Whether that limit is
+        off while only one sequence is here (not in vLLM 0.16 and before). policy: Waiting order and
+        victim choice. watermark_fraction: Part of the pool that an admission must leave free while
+        others run. full_sequence_gate: Whether a newcomer's whole known sequence must fit now (not in
+        vLLM 0.16 and before). async_scheduling: Whether a step is scheduled before the one before it has
+        settled. num_speculative_tokens: Draft tokens of a step and sequence; 0: no speculation.
+        num_lookahead_slots: Slots kept beyond the scheduled tokens (draft model and EAGLE: one for each
+        draft). num_draft_rows: Input rows each sequence takes besides its tokens (draft model: 1).
+        pad_single_token_admissions: Whether an admission of one token is padded with drafts, so that the
+        batch
+            stays uniform (not in vLLM 0.16 and before).
+        batching: Continuous, or a fixed batch.
+    """
+
+    max_model_len: int
+    max_num_seqs: int = 256
+    max_num_batched_tokens: int = 8192
+    max_num_scheduled_tokens: int | None = None
+    enable_chunked_prefill: bool = True
+    long_prefill_token_threshold: int = 0
+    exempt_lone_prompt: bool = True
+    policy: PolicyKind = PolicyKind.FCFS
+    watermark_fraction: float = 0.0
+    full_sequence_gate: bool = True
+    async_scheduling: bool = False
+    num_speculative_tokens: int = 0
+    num_lookahead_slots: int = 0
+    num_draft_rows: int = 0
+    pad_single_token_admissions: bool = True
+    batching: Batching = field(default_factory=Continuous)
+
+    def __post_init__(self) -> None:
+        for name in ("max_model_len", "max_num_seqs", "max_num_batched_tokens", "token_budget"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
+        for name in ("long_prefill_token_threshold", "num_speculative_tokens", "num_lookahead_slots"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must not be negative, not {getattr(self, name)}")
+        if not 0 <= self.watermark_fraction < 1:
+            raise ValueError(f"watermark must be in [0, 1), not {self.watermark_fraction}")
+        if not self.enable_chunked_prefill and self.token_budget < self.max_model_len:
+            raise ValueError(
+                f"without chunked prefill a prompt must fit one step: max_num_batched_tokens "
+                f"({self.token_budget}) is below max_model_len ({self.max_model_len})"
+            )
+
+    @property
+    def token_budget(self) -> int:
+        """Tokens of a step."""
+        if self.max_num_scheduled_tokens is None:
+            return self.max_num_batched_tokens
+        return self.max_num_scheduled_tokens
