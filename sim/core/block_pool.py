@@ -97,6 +97,18 @@ class BlockPool:
         evicted = [pop(last=False)[0] for _ in range(count - len(taken))]
         return taken + evicted, evicted
 
+    def take_one_each(self, tables: Iterable[list[int]], count: int) -> list[int]:
+        """Append one block to each of `count` tables, in order; returns those whose content is lost."""
+        front = self._front
+        if count <= len(front):
+            for table in tables:
+                table.append(front.pop())
+            return []
+        blocks, evicted = self.take(count)
+        for table, block in zip(tables, blocks, strict=True):
+            table.append(block)
+        return evicted
+
     def share(self, block: int) -> None:
         """Add a holder: to a held block, or to a free one with content, which leaves the queue."""
         if block in self._back:

@@ -239,12 +239,13 @@ class EngineCore:
 
     def _repeat(self, plan: StepPlan, num_steps: int, used_blocks: list[int]) -> None:
         """Hand out and register the blocks of all steps after the first."""
-        steady, kv = self._scheduler.steady, self._kv
+        steady, caches_prefixes = self._scheduler.steady, self._kv.caches_prefixes
+        num_used = used_blocks[0]
         for step in range(plan.step + 1, plan.step + num_steps):
-            steady.grow(step)
-            if kv.caches_prefixes:
+            num_used += steady.grow(step)
+            if caches_prefixes:
                 steady.register(step)
-            used_blocks.append(kv.pool.num_used)
+            used_blocks.append(num_used)
 
     def _settle(self, row: ScheduledSequence, plan: StepPlan, result: StepResult) -> bool:
         """Commit what one sequence got; True if it ended."""

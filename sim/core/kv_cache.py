@@ -166,12 +166,10 @@ class KVCacheManager:
 
     def take_one_each(self, seqs: Iterable[Sequence], count: int) -> None:
         """Append one new block to each of `count` sequences, in order."""
-        blocks, evicted = self.pool.take(count)
+        evicted = self.pool.take_one_each([seq.table for seq in seqs], count)
         if evicted and self._cache is not None:
             self._cache.forget(evicted)
         self.num_blocks_allocated += count
-        for seq, block in zip(seqs, blocks, strict=True):
-            seq.table.append(block)
 
     def register_computed(self, seq: Sequence, num_tokens: int) -> None:
         """Make the full blocks among the first `num_tokens` tokens findable."""

@@ -76,11 +76,14 @@ class SteadyBatch:
         """Members that need a new block in `step`, in running order."""
         return self._buckets[step % self._block_size]
 
-    def grow(self, step: int) -> None:
-        """Hand out the blocks of `step`, all of which must be free."""
+    def grow(self, step: int) -> int:
+        """Hand out the blocks of `step`, all of which must be free; returns how many."""
         takers = self._buckets[step % self._block_size]
-        if takers:
-            self._kv.take_one_each(takers, len(takers))
+        if not takers:
+            return 0
+        num_takers = len(takers)
+        self._kv.take_one_each(takers, num_takers)
+        return num_takers
 
     def register(self, step: int) -> None:
         """Make the blocks findable that `step` fills."""
