@@ -71,7 +71,7 @@ class EngineConfig:
 class EngineCore:
     """Scheduler and KV memory of one replica, driven from outside."""
 
-    __slots__ = ("_kv", "_next_seq_id", "_requests", "_scheduler", "config", "num_preemptions", "step")
+    __slots__ = ("_kv", "_next_seq_id", "_live", "_scheduler", "config", "num_preemptions", "step")
 
     def __init__(self, config: EngineConfig) -> None:
         self.config = config
@@ -89,7 +89,8 @@ class EngineCore:
             plans_sequences=config.detail is PlanDetail.SEQUENCES,
             max_horizon=config.max_horizon,
         )
-        self._requests: dict[int, Request] = {}
+        self._live: dict[int, list[Sequence]] = {}
+        """Sequences of each request that has not ended."""
         self._next_seq_id = 0
 
     # What is going on -----------------------------------------------------------------------------
@@ -97,7 +98,7 @@ class EngineCore:
     @property
     def has_unfinished(self) -> bool:
         """Whether any submitted request has not ended."""
-        return bool(self._requests)
+        return bool(self._live)
 
     @property
     def next_wake_ns(self) -> int | None:
@@ -162,9 +163,7 @@ class EngineCore:
         """Recount everything; to be called between steps. AssertionError says what does not add up."""
         self._scheduler.check_invariants(self.step)
         self._kv.check_invariants(self.running)
-        live = {
-            seq for request in self._requests.values() for seq in request.sequences if not seq.is_finished
-        }
+        live = {seq for seqs in self._live.values() for seq in seqs if not seq.is_finished}
         assert live == {*self.running, *self.waiting}, "a live sequence is in no queue, or a dead one is"
 
     # Requests come and go -------------------------------------------------------------------------
@@ -175,29 +174,27 @@ class EngineCore:
         Raises:
             ValueError: A live request has this id already.
         """
-        if request.request_id in self._requests:
+        if request.request_id in self._live:
             raise ValueError(f"request {request.request_id} is here already")
         max_model_len = self.config.scheduler.max_model_len
-        first_id = self._next_seq_id
-        self._next_seq_id += request.num_samples
-        request.sequences = tuple(
-            Sequence(first_id + sample, request, sample, max_model_len)
-            for sample in range(request.num_samples)
-        )
-        if not self._can_ever_fit(request):
-            for seq in request.sequences:
+        seqs = []
+        for sample in range(request.num_samples):
+            seqs.append(Sequence(self._next_seq_id, request, sample, max_model_len))
+            self._next_seq_id += 1
+        self._live[request.request_id] = seqs
+        if not self._can_ever_fit(seqs[0]):
+            for seq in seqs:
                 self._end(seq, FinishReason.REJECTED)
             return SubmitStatus.REJECTED
-        self._requests[request.request_id] = request
-        joins = [self._scheduler.enqueue(seq) for seq in request.sequences]
-        return SubmitStatus.NEXT_STEP if any(joins) else SubmitStatus.QUEUED
+        status = SubmitStatus.QUEUED
+        for seq in seqs:
+            if self._scheduler.enqueue(seq):
+                status = SubmitStatus.NEXT_STEP
+        return status
 
     def abort(self, request_id: int) -> list[Sequence]:
         """End a request wherever it stands; to be called between steps. Returns the sequences it ended."""
-        request = self._requests.get(request_id)
-        if request is None:
-            return []
-        ended = [seq for seq in request.sequences if not seq.is_finished]
+        ended = [seq for seq in self._live.get(request_id, ()) if not seq.is_finished]
         for seq in ended:
             self._finish(seq, FinishReason.ABORT, self.step)
         return ended
@@ -227,7 +224,7 @@ class EngineCore:
         finished: list[Sequence] = []
         if plan.num_steady_seqs:
             if num_steps > 1:
-                self._repeat(plan, num_steps, used_blocks)
+                steady.repeat(plan.step + 1, num_steps - 1, used_blocks)
             steady.advance(num_steps)
             last_step = plan.step + num_steps - 1
             for seq in self._scheduler.pop_finished(last_step):
@@ -236,16 +233,6 @@ class EngineCore:
         self.step = max(self.step, plan.step + num_steps)
         finished += [row.seq for row in plan.rows if self._settle(row, plan, result)]
         return StepOutcome(finished, used_blocks, filled_slots, plan.num_steady_seqs)
-
-    def _repeat(self, plan: StepPlan, num_steps: int, used_blocks: list[int]) -> None:
-        """Hand out and register the blocks of all steps after the first."""
-        steady, caches_prefixes = self._scheduler.steady, self._kv.caches_prefixes
-        num_used = used_blocks[0]
-        for step in range(plan.step + 1, plan.step + num_steps):
-            num_used += steady.grow(step)
-            if caches_prefixes:
-                steady.register(step)
-            used_blocks.append(num_used)
 
     def _settle(self, row: ScheduledSequence, plan: StepPlan, result: StepResult) -> bool:
         """Commit what one sequence got; True if it ended."""
@@ -284,10 +271,9 @@ class EngineCore:
 
     # Ends -----------------------------------------------------------------------------------------
 
-    def _can_ever_fit(self, request: Request) -> bool:
-        """Whether its longest sequence fits the model and, alone, the pool."""
-        seq = request.sequences[0]
-        if request.num_prompt_tokens >= self.config.scheduler.max_model_len:
+    def _can_ever_fit(self, seq: Sequence) -> bool:
+        """Whether it fits the model and, alone, the pool."""
+        if seq.num_prompt_tokens >= self.config.scheduler.max_model_len:
             return False
         return self._kv.num_blocks_for(seq.max_known - 1) <= self._kv.pool.num_blocks
 
@@ -309,4 +295,4 @@ class EngineCore:
         request = seq.request
         request.num_unfinished -= 1
         if not request.num_unfinished:
-            self._requests.pop(request.request_id, None)
+            del self._live[request.request_id]

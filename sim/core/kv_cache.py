@@ -17,6 +17,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import Enum
+from typing import NamedTuple
 
 from sim.core.block_pool import BlockPool, FreeOrder
 from sim.core.prefix_cache import PrefixCache
@@ -71,8 +72,7 @@ class PrefixCacheStats:
     preempted_hits: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Admission:
+class Admission(NamedTuple):
     """What has to be free for a waiting sequence to be let in."""
 
     num_tokens: int
@@ -90,7 +90,9 @@ class KVCacheManager:
         "_cache",
         "_max_model_len",
         "_num_lookahead_slots",
+        "_to_tail",
         "block_size",
+        "caches_prefixes",
         "config",
         "num_blocks_allocated",
         "pool",
@@ -106,16 +108,14 @@ class KVCacheManager:
         self._cache = PrefixCache() if config.enable_prefix_caching else None
         self._max_model_len = max_model_len
         self._num_lookahead_slots = num_lookahead_slots
+        self._to_tail = config.free_order is FreeOrder.TAIL
+        self.caches_prefixes = config.enable_prefix_caching
+        """Whether full blocks are registered for reuse."""
 
     @property
     def num_cached_blocks(self) -> int:
         """Blocks that carry a content key, held or free."""
         return len(self._cache) if self._cache is not None else 0
-
-    @property
-    def caches_prefixes(self) -> bool:
-        """Whether full blocks are registered for reuse."""
-        return self._cache is not None
 
     def num_blocks_for(self, num_tokens: int) -> int:
         """Blocks that hold `num_tokens` tokens with their lookahead slots."""
@@ -185,7 +185,7 @@ class KVCacheManager:
         if not table:
             raise ValueError(f"{seq!r} holds no block to free")
         pool, cache = self.pool, self._cache
-        to_tail = self.config.free_order is FreeOrder.TAIL
+        to_tail = self._to_tail
         if cache is None and not to_tail and not pool.num_extra_holders:
             pool.give_front(table)
         else:

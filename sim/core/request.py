@@ -68,7 +68,6 @@ class Request:
         "num_unfinished",
         "priority",
         "request_id",
-        "sequences",
     )
 
     def __init__(
@@ -95,7 +94,6 @@ class Request:
         """Lower numbers go first, as in vLLM."""
         self.content = content
         """None opts out of prefix caching."""
-        self.sequences: tuple[Sequence, ...] = ()
         self.num_unfinished = num_samples
 
     @property

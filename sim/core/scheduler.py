@@ -113,31 +113,35 @@ class Scheduler:
 
     def _close(self, draft: StepDraft, *, may_repeat: bool) -> StepPlan:
         steady, rows = self.steady, draft.rows
-        num_decode, context = steady.num_seqs, steady.sum_known
-        chunks: list[ScheduledSequence] = []
-        horizon = 1
-        if rows:
-            for row in rows:
-                if row.is_decode:
-                    num_decode += 1
-                    context += row.num_computed_tokens + 1
-                else:
-                    chunks.append(row)
-                row.seq.num_computed += row.num_tokens
-                if row.yields_token and self.config.async_scheduling:
-                    row.seq.num_in_flight += 1 + row.num_draft_tokens
-        elif may_repeat and self._max_horizon > 1:
-            horizon = steady.horizon(draft.step, self._max_horizon)
+        num_steady, context = steady.num_seqs, steady.sum_known
+        if not rows:
+            horizon = steady.horizon(draft.step, self._max_horizon) if may_repeat else 1
+            preempted = tuple(draft.preempted)
+            num_running = len(self.running)
+            return StepPlan(
+                draft.step, horizon, num_steady, context, (), preempted, num_running, (), num_steady
+            )
+        num_decode = num_steady
+        chunks = []
+        for row in rows:
+            if row.is_decode:
+                num_decode += 1
+                context += row.num_computed_tokens + 1
+            else:
+                chunks.append(row)
+            row.seq.num_computed += row.num_tokens
+            if row.yields_token and self.config.async_scheduling:
+                row.seq.num_in_flight += 1 + row.num_draft_tokens
         return StepPlan(
             step=draft.step,
-            horizon=horizon,
+            horizon=1,
             num_decode_seqs=num_decode,
             decode_context_tokens=context,
             chunks=tuple(chunks),
             preempted=tuple(draft.preempted),
             num_running=len(self.running),
             rows=tuple(rows),
-            num_steady_seqs=steady.num_seqs,
+            num_steady_seqs=num_steady,
         )
 
     # Running sequences ----------------------------------------------------------------------------
@@ -163,6 +167,8 @@ class Scheduler:
         """Whether planning the steady batch first, as a whole, equals going through the running list."""
         if self.steady.num_seqs > min(draft.token_budget, draft.token_rows):
             return False
+        if not self._singles:
+            return True
         tail = islice(reversed(self.running), len(self._singles))
         return not any(seq.in_steady_batch for seq in tail)
 

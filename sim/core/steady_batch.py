@@ -76,14 +76,25 @@ class SteadyBatch:
         """Members that need a new block in `step`, in running order."""
         return self._buckets[step % self._block_size]
 
-    def grow(self, step: int) -> int:
-        """Hand out the blocks of `step`, all of which must be free; returns how many."""
+    def grow(self, step: int) -> None:
+        """Hand out the blocks of `step`, all of which must be free."""
         takers = self._buckets[step % self._block_size]
-        if not takers:
-            return 0
-        num_takers = len(takers)
-        self._kv.take_one_each(takers, num_takers)
-        return num_takers
+        if takers:
+            self._kv.take_one_each(takers, len(takers))
+
+    def repeat(self, first_step: int, num_steps: int, used_blocks: list[int]) -> None:
+        """Hand out and register the blocks of `num_steps` steps; appends the blocks held during each."""
+        buckets, size, kv = self._buckets, self._block_size, self._kv
+        num_used = used_blocks[-1]
+        for step in range(first_step, first_step + num_steps):
+            takers = buckets[step % size]
+            if takers:
+                num_takers = len(takers)
+                kv.take_one_each(takers, num_takers)
+                num_used += num_takers
+            if kv.caches_prefixes:
+                self.register(step)
+            used_blocks.append(num_used)
 
     def register(self, step: int) -> None:
         """Make the blocks findable that `step` fills."""
