@@ -18,8 +18,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from sim.core.engine import EngineConfig, EngineCore, PlanDetail
 from sim.core.kv_cache import CacheConfig
 from sim.core.policy import PolicyKind
@@ -30,7 +28,6 @@ from sim.recorded_trace import Fields, RecordedTrace
 
 LEVELS = (1, 2, 3)
 FREE_HEAD_LENGTH = 16
-_ONE_STEP_NS = np.array([1], dtype=np.int64)
 _FIELDS_BY_LEVEL = {
     1: ("sched", "tokens", "spec", "preempted", "running", "waiting", "out", "num_out", "finished"),
     2: ("free", "prefix_hits", "cached_blocks"),
@@ -218,7 +215,7 @@ class _Replay:
         }
         proposed = self._trace.drafts.get(step, {})
         drafts = {seq_of[name]: count for name, count in proposed.items() if name in seq_of}
-        return StepResult(_ONE_STEP_NS, num_accepted=accepted, num_drafts=drafts)
+        return StepResult([1], num_accepted=accepted, num_drafts=drafts)
 
     def _submit(self, request_id: str) -> None:
         number = len(self._id_of)

@@ -9,7 +9,6 @@ import csv
 import json
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from sim.core.block_pool import BlockPool
@@ -31,12 +30,12 @@ def _azure_lengths(traces: Path) -> list[tuple[int, int]]:
 
 
 def _filled_and_allocated_slots(core: EngineCore, request: Request) -> tuple[int, int]:
-    """Token states and slots, each summed over the decode steps of one request that has the engine to itself."""
+    """Token states and slots, summed over the decode steps of a request that has the engine to itself."""
     core.submit(request)
     block_size = core.config.cache.block_size
     filled = allocated = 0
     while (plan := core.begin_step(0)) is not None:
-        result = StepResult(np.arange(1, plan.horizon + 1, dtype=np.int64))
+        result = StepResult(list(range(1, plan.horizon + 1)))
         outcome = core.finish_step(plan, result, plan.horizon)
         if plan.num_decode_seqs:
             growth = outcome.filled_slots_per_step * plan.horizon * (plan.horizon - 1) // 2
@@ -56,7 +55,7 @@ def test_paged_utilisation_of_the_azure_trace_is_reproduced_to_the_digit(
     core = EngineCore(EngineConfig(cache, scheduler))
     filled = allocated = 0
     for number, (prompt_tokens, output_tokens) in enumerate(_azure_lengths(traces_dir)):
-        # The trace's figure counts the last token's state too, which an engine stores only if one more is wanted.
+        # The figure counts the last token's state too, which an engine stores only if one more is wanted.
         request = Request(number, 0, prompt_tokens, output_tokens + 1)
         used = _filled_and_allocated_slots(core, request)
         filled += used[0]

@@ -71,7 +71,7 @@ class EngineConfig:
 class EngineCore:
     """Scheduler and KV memory of one replica, driven from outside."""
 
-    __slots__ = ("_kv", "_next_seq_id", "_live", "_scheduler", "config", "num_preemptions", "step")
+    __slots__ = ("_kv", "_live", "_next_seq_id", "_scheduler", "config", "num_preemptions", "step")
 
     def __init__(self, config: EngineConfig) -> None:
         self.config = config
@@ -149,6 +149,11 @@ class EngineCore:
     def num_blocks_allocated(self) -> int:
         """Blocks handed out so far."""
         return self._kv.num_blocks_allocated
+
+    @property
+    def num_recomputed_tokens(self) -> int:
+        """Tokens computed once more because of preemptions, so far."""
+        return self._scheduler.num_recomputed_tokens
 
     @property
     def prefix_stats(self) -> PrefixCacheStats:

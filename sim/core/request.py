@@ -121,6 +121,7 @@ class Sequence:
         "num_in_flight",
         "num_keyed_blocks",
         "num_known",
+        "num_lost_tokens",
         "num_prefix_hit_tokens",
         "num_prompt_tokens",
         "order",
@@ -162,6 +163,8 @@ class Sequence:
         """(step that preempted it, step that let it in again)."""
         self.runs: list[tuple[int, int, int]] = []
         """(first step, steps, tokens per step): when its tokens came out; each comes at its step's end."""
+        self.num_lost_tokens = 0
+        """Token states its last preemption threw away."""
         self.finish_reason: FinishReason | None = None
         self.finish_step: int | None = None
         """The step at whose end it finished or before whose end it was aborted; None if it never ran."""

@@ -52,6 +52,8 @@ class Scheduler:
         )
         self._watermark_blocks = kv.config.fraction_of_blocks(config.watermark_fraction)
         self._num_admissions = 0
+        self.num_recomputed_tokens = 0
+        """Token states that preemptions threw away and no prefix hit brought back."""
 
     # The queues -----------------------------------------------------------------------------------
 
@@ -241,6 +243,7 @@ class Scheduler:
         draft.undo(victim)
         self._leave_running(victim, draft.step)
         self._kv.free(victim)
+        victim.num_lost_tokens = victim.num_computed
         victim.num_computed = 0
         victim.num_drafts = 0
         victim.status = SequenceStatus.PREEMPTED
@@ -306,6 +309,7 @@ class Scheduler:
         if seq.status is SequenceStatus.PREEMPTED:
             kind = ScheduleKind.RESUMED
             seq.preemptions[-1] = (seq.preemptions[-1][0], draft.step)
+            self.num_recomputed_tokens += max(seq.num_lost_tokens - num_hit, 0)
         else:
             seq.first_scheduled_step = draft.step
             seq.num_prefix_hit_tokens = num_hit

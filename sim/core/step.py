@@ -12,9 +12,6 @@ from collections.abc import Mapping
 from enum import Enum
 from typing import NamedTuple, Protocol
 
-import numpy as np
-from numpy.typing import NDArray
-
 from sim.core.request import SeqId, Sequence
 
 
@@ -84,7 +81,7 @@ _NOTHING: Mapping[SeqId, int] = {}
 class StepResult(NamedTuple):
     """What an executor measured, or predicts."""
 
-    ends_ns: NDArray[np.int64]  # [horizon]
+    ends_ns: list[int]  # [horizon]
     """End of each step, counted from the plan's start; strictly ascending."""
     num_accepted: Mapping[SeqId, int] = _NOTHING
     """Draft tokens kept, for sequences whose drafts were scheduled."""

@@ -1,0 +1,148 @@
+"""Writes down what happens during a run, cheaply, and makes a `RunRecord` of it afterwards.
+
+The core speaks of engine steps, not of time, and so do these logs: a plan is one row however many steps
+it stood for, a sequence's tokens are runs of steps. `build_record` turns steps into times and expands
+everything, in numpy, when the run is over. Logs are flat arrays of integers: no object is kept per
+request.
+"""
+
+from __future__ import annotations
+
+from array import array
+from dataclasses import dataclass
+
+from sim.core.request import FinishReason, Request, Sequence
+from sim.core.step import StepOutcome, StepPlan
+
+PLAN_FIELDS = (
+    "start_ns",
+    "num_steps",
+    "num_decode_seqs",
+    "decode_context_tokens",
+    "num_prefill_seqs",
+    "num_prefill_tokens",
+    "num_running",
+    "num_preempted",
+    "filled_slots",
+    "filled_slots_per_step",
+)
+SEQUENCE_FIELDS = (
+    "request_id",
+    "sample",
+    "arrival_ns",
+    "num_samples",
+    "priority",
+    "prompt_tokens",
+    "finish_reason",
+    "replica",
+    "output_tokens",
+    "finish_ns",
+    "was_scheduled",
+    "first_scheduled_step",
+    "prefix_hit_tokens",
+    "num_runs",
+)
+PREEMPTION_FIELDS = ("sequence_row", "preempted_step", "was_resumed", "resumed_step")
+
+
+@dataclass(slots=True)
+class ReplicaLog:
+    """Plans and steps of one replica, in order."""
+
+    plans: array[int]
+    """Rows of `PLAN_FIELDS`."""
+    step_ends_ns: array[int]
+    """End of each step, from its plan's start."""
+    used_blocks: array[int]
+    """Blocks held during each step."""
+
+    @classmethod
+    def empty(cls) -> ReplicaLog:
+        """A log of a replica that has not run."""
+        return cls(array("q"), array("q"), array("i"))
+
+    def note_plan(self, plan: StepPlan, start_ns: int, ends_ns: list[int], outcome: StepOutcome) -> None:
+        """Add a plan of which `len(ends_ns)` steps happened."""
+        chunks = plan.chunks
+        self.plans.extend(
+            (
+                start_ns,
+                len(ends_ns),
+                plan.num_decode_seqs,
+                plan.decode_context_tokens,
+                len(chunks),
+                plan.num_prefill_tokens if chunks else 0,
+                plan.num_running,
+                len(plan.preempted),
+                outcome.filled_slots,
+                outcome.filled_slots_per_step,
+            )
+        )
+        self.step_ends_ns.extend(ends_ns)
+        self.used_blocks.extend(outcome.used_blocks)
+
+
+class Recorder:
+    """Logs of all replicas, and one row for each sequence that has ended."""
+
+    __slots__ = ("num_sequences", "preemptions", "reasons", "replicas", "runs", "sequences")
+
+    def __init__(self, num_replicas: int) -> None:
+        self.replicas = [ReplicaLog.empty() for _ in range(num_replicas)]
+        self.sequences = array("q")
+        """Rows of `SEQUENCE_FIELDS`."""
+        self.runs = array("q")
+        """(first step, steps, tokens a step) of each run of each sequence."""
+        self.preemptions = array("q")
+        """Rows of `PREEMPTION_FIELDS`."""
+        self.reasons: dict[str, int] = {}
+        """Finish reasons by the code they are logged under."""
+        self.num_sequences = 0
+
+    def note_end(self, seq: Sequence, replica: int, now_ns: int) -> None:
+        """Add a sequence that has ended."""
+        reason, first_step, runs = seq.finish_reason, seq.first_scheduled_step, seq.runs
+        assert reason is not None, f"{seq!r} has not ended"
+        self._add_sequence(
+            seq.request,
+            seq.sample,
+            (replica, seq.num_known - seq.num_prompt_tokens, now_ns),
+            reason,
+            (first_step is not None, first_step or 0, seq.num_prefix_hit_tokens, len(runs)),
+        )
+        for run in runs:
+            self.runs.extend(run)
+        for preempted, resumed in seq.preemptions:
+            self.preemptions.extend((self.num_sequences, preempted, resumed is not None, resumed or 0))
+        self.num_sequences += 1
+
+    def note_refused(self, request: Request, replica: int, now_ns: int) -> None:
+        """Add the samples of a request that was refused at once."""
+        for sample in range(request.num_samples):
+            self._add_sequence(request, sample, (replica, 0, now_ns), FinishReason.REJECTED, (0, 0, 0, 0))
+            self.num_sequences += 1
+
+    def _add_sequence(
+        self,
+        request: Request,
+        sample: int,
+        end: tuple[int, int, int],
+        reason: FinishReason,
+        course: tuple[int, int, int, int],
+    ) -> None:
+        code = self.reasons.get(reason.value)
+        if code is None:
+            code = self.reasons[reason.value] = len(self.reasons)
+        self.sequences.extend(
+            (
+                request.request_id,
+                sample,
+                request.arrival_ns,
+                request.num_samples,
+                request.priority,
+                request.num_prompt_tokens,
+                code,
+                *end,
+                *course,
+            )
+        )

@@ -1,0 +1,1 @@
+"""Measures, apart from the tests: `make bench` writes `results/bench.md`."""
