@@ -1,0 +1,128 @@
+"""The catalogue of GPUs and models that ships with the package, and files of the user's own like them.
+
+Owns where `sim/catalog/hardware/*.yaml` and `sim/catalog/models/*.yaml` lie, and the form of the latter.
+A reference with a slash or ending in .yaml is a path, anything else a name in the catalogue.
+"""
+
+from __future__ import annotations
+
+from importlib.resources import as_file, files
+from importlib.resources.abc import Traversable
+from pathlib import Path
+from typing import TypeVar
+
+from pydantic import Field, ValidationError, model_validator
+
+from sim.config_errors import did_you_mean, in_file_order, problems_of
+from sim.config_hardware import HardwareFile, SourceName
+from sim.config_types import Count, Section
+from sim.cost.hardware import Gpu
+from sim.cost.model import ModelShape
+from sim.errors import ConfigError
+from sim.yaml_source import read_yaml
+
+
+class ModelFile(Section):
+    """Sizes of a dense decoder-only transformer, named as in a Hugging Face config.json."""
+
+    name: str = Field(description="What reports call it.")
+    source: SourceName = Field(description="Where the sizes come from.")
+    num_hidden_layers: Count = Field(description="Layers.")
+    hidden_size: Count = Field(description="Width of the residual stream.")
+    num_attention_heads: Count = Field(description="Query heads.")
+    num_key_value_heads: Count = Field(description="Key and value heads; query heads share them evenly.")
+    head_dim: Count = Field(description="Size of one head.")
+    intermediate_size: Count = Field(description="Width of the MLP.")
+    vocab_size: Count = Field(description="Tokens it knows.")
+    max_position_embeddings: Count = Field(description="Longest context it was made for, in tokens.")
+    tie_word_embeddings: bool = Field(default=False, description="Output projection is the embedding.")
+    gated_mlp: bool = Field(default=True, description="Three MLP matrices (Llama) instead of two (OPT).")
+    qkv_bias: bool = Field(default=False, description="Query, key and value have biases (Qwen2).")
+    qk_norm: bool = Field(default=False, description="Queries and keys are normalised (Qwen3).")
+    learned_positions: bool = Field(default=False, description="Positions are a table (OPT).")
+
+    @model_validator(mode="after")
+    def _heads_share_evenly(self) -> ModelFile:
+        if self.num_attention_heads % self.num_key_value_heads:
+            raise ValueError(
+                f"num_attention_heads ({self.num_attention_heads}) is not a multiple of "
+                f"num_key_value_heads ({self.num_key_value_heads})"
+            )
+        return self
+
+    def shape(self) -> ModelShape:
+        """The values behind it."""
+        return ModelShape(**self.model_dump(exclude={"source"}))
+
+
+def hardware_names() -> list[str]:
+    """GPUs in the catalogue."""
+    return _names("hardware")
+
+
+def model_names() -> list[str]:
+    """Models in the catalogue."""
+    return _names("models")
+
+
+def load_gpu(reference: str, folder: Path = Path()) -> Gpu:
+    """A GPU of the catalogue, or of a file of one's own (relative to `folder`).
+
+    Raises:
+        ConfigError: The file is wrong; all faults of it.
+        ValueError: There is none of that name.
+    """
+    return _load("hardware", reference, folder, HardwareFile).gpu()
+
+
+def load_model(reference: str, folder: Path = Path()) -> ModelShape:
+    """A model of the catalogue, or of a file of one's own (relative to `folder`).
+
+    Raises:
+        ConfigError: The file is wrong; all faults of it.
+        ValueError: There is none of that name.
+    """
+    return _load("models", reference, folder, ModelFile).shape()
+
+
+def is_path(reference: str) -> bool:
+    """Whether a reference is a path rather than a name."""
+    return "/" in reference or "\\" in reference or reference.endswith((".yaml", ".yml"))
+
+
+_File = TypeVar("_File", HardwareFile, ModelFile)
+
+
+def _load(shelf: str, reference: str, folder: Path, form: type[_File]) -> _File:
+    if is_path(reference):
+        return _read(folder / reference, form)
+    known = _names(shelf)
+    if reference not in known:
+        hint = did_you_mean(reference, known)
+        raise ValueError(
+            f"'{reference}' is not in the catalogue{hint}; it has {', '.join(known)}; "
+            "a path ending in .yaml names a file of your own"
+        )
+    with as_file(_shelf(shelf) / f"{reference}.yaml") as path:
+        return _read(path, form)
+
+
+def _read(path: Path, form: type[_File]) -> _File:
+    document = read_yaml(path)
+    problems = list(document.problems)
+    try:
+        entry = form.model_validate(document.data)
+    except ValidationError as error:
+        problems += problems_of(error, form, document)
+        raise ConfigError(in_file_order(problems)) from error
+    if problems:
+        raise ConfigError(problems)
+    return entry
+
+
+def _shelf(shelf: str) -> Traversable:
+    return files("sim") / "catalog" / shelf
+
+
+def _names(shelf: str) -> list[str]:
+    return sorted(entry.name.removesuffix(".yaml") for entry in _shelf(shelf).iterdir())

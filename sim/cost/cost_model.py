@@ -1,0 +1,22 @@
+"""`CostModel`: the one question the simulator asks about time."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sim.core.step import StepPlan
+
+
+class CostModel(Protocol):
+    """Predicts how long the steps of a plan take.
+
+    A horizon is exact only because of this rule: element i of the answer less element i - 1 is, to the
+    bit, what the same plan with horizon 1 and `decode_context_tokens + i * num_decode_seqs` takes.
+    """
+
+    def step_ends_ns(self, plan: StepPlan) -> NDArray[np.int64]:  # [horizon]
+        """End of each step of a plan, counted from its start; each step takes a whole 1 ns or more."""
+        ...

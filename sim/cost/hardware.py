@@ -1,0 +1,79 @@
+"""GPUs: what a datasheet says of one, what it reaches in practice, and where each figure comes from.
+
+Refuses to know models, kernels and files (`sim.config_catalog` reads them). Rates are dense and in one
+direction. A figure without a source cannot be made.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+
+class Source(Enum):
+    """Where a figure comes from; reports repeat it."""
+
+    DATASHEET = "datasheet"
+    MEASURED = "measured"
+    PAPER = "paper"
+    ASSUMED = "assumed"
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """One figure of a hardware file as it is written there."""
+
+    name: str
+    quantity: str
+    """With its unit: '80 GiB'."""
+    source: Source
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Gpu:
+    """One kind of GPU.
+
+    Attributes:
+        compute_flops_per_s: Dense rate of 16-bit matrix products with 32-bit sums. fp8_flops_per_s: Of
+            8-bit floating point; None where there is none. memory_bandwidth_bytes_per_s: Of its own
+            memory. host_bandwidth_bytes_per_s: To the host, one direction. link_bandwidth_bytes_per_s: To
+            its peers, one direction; None where they meet over the host's bus only.
+        reserved_memory_bytes: What activations, graphs and libraries take beside weights and KV cache.
+        compute_efficiency_fraction: What large matrix products reach of the rate.
+        bandwidth_efficiency_fraction: What streaming weights and KV reaches of the bandwidth.
+        step_overhead_ns: Time of a step that neither computing nor memory explains: launches, scheduling.
+        link_latency_ns: What one collective operation takes at least.
+        figures: All of these as written, with their sources.
+    """
+
+    name: str
+    memory_bytes: int
+    memory_bandwidth_bytes_per_s: float
+    compute_flops_per_s: float
+    fp8_flops_per_s: float | None
+    host_bandwidth_bytes_per_s: float
+    link_bandwidth_bytes_per_s: float | None
+    reserved_memory_bytes: int
+    compute_efficiency_fraction: float
+    bandwidth_efficiency_fraction: float
+    step_overhead_ns: int
+    link_latency_ns: int
+    figures: tuple[Figure, ...] = ()
+
+    @property
+    def achieved_flops_per_s(self) -> float:
+        """16-bit rate that large products reach."""
+        return self.compute_flops_per_s * self.compute_efficiency_fraction
+
+    @property
+    def achieved_bandwidth_bytes_per_s(self) -> float:
+        """Memory bandwidth that streaming reaches."""
+        return self.memory_bandwidth_bytes_per_s * self.bandwidth_efficiency_fraction
+
+    @property
+    def peer_bandwidth_bytes_per_s(self) -> float:
+        """Bandwidth to other GPUs: of the link, or of the host's bus where there is none."""
+        if self.link_bandwidth_bytes_per_s is None:
+            return self.host_bandwidth_bytes_per_s
+        return self.link_bandwidth_bytes_per_s
