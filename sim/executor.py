@@ -2,22 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Protocol
-
 from sim.core.step import StepPlan, StepResult
-
-
-class CostModel(Protocol):
-    """How long the steps of a plan take on some device."""
-
-    def step_ends_ns(self, plan: StepPlan) -> list[int]:
-        """End of each of the `plan.horizon` equal steps, in integer nanoseconds from the plan's start.
-
-        Strictly ascending. Element `i` minus the one before it must be what a plan of horizon 1 would
-        take whose `decode_context_tokens` is larger by `i * num_decode_seqs`: that makes the horizon
-        exact.
-        """
-        ...
+from sim.cost.cost_model import CostModel
 
 
 class SimExecutor:

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 from typing import Protocol
 
-import numpy as np
-from numpy.typing import NDArray
-
 from sim.core.step import StepPlan
 
 
@@ -17,6 +14,6 @@ class CostModel(Protocol):
     bit, what the same plan with horizon 1 and `decode_context_tokens + i * num_decode_seqs` takes.
     """
 
-    def step_ends_ns(self, plan: StepPlan) -> NDArray[np.int64]:  # [horizon]
+    def step_ends_ns(self, plan: StepPlan) -> list[int]:  # [horizon]
         """End of each step of a plan, counted from its start; each step takes a whole 1 ns or more."""
         ...

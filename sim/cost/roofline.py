@@ -23,7 +23,6 @@ from __future__ import annotations
 from itertools import accumulate
 
 import numpy as np
-from numpy.typing import NDArray
 
 from sim.core.step import ScheduledSequence, StepPlan
 from sim.cost.hardware import Gpu
@@ -70,7 +69,7 @@ class RooflineCost:
             self._fixed_ns += 2 * num_layers * gpu.link_latency_ns
         self._decode_bases_ns: dict[int, float] = {}
 
-    def step_ends_ns(self, plan: StepPlan) -> NDArray[np.int64]:  # [horizon]
+    def step_ends_ns(self, plan: StepPlan) -> list[int]:  # [horizon]
         """End of each step of a plan, counted from its start."""
         num_decodes, context, horizon = plan.num_decode_seqs, plan.decode_context_tokens, plan.horizon
         if plan.chunks:
@@ -80,17 +79,18 @@ class RooflineCost:
             base = self._remember_base_ns(num_decodes) if found is None else found
         slope = self._ns_per_context_token
         if horizon == 1:
-            return np.array((int(slope * context + base + 0.5),), np.int64)
+            return [int(slope * context + base + 0.5)]
         if horizon < _LONG_HORIZON:
             contexts = range(context, context + num_decodes * horizon, num_decodes) if num_decodes else ()
             steps = [int(slope * tokens + base + 0.5) for tokens in contexts or (context,) * horizon]
-            return np.array(tuple(accumulate(steps)), np.int64)
+            return list(accumulate(steps))
         return self._long_horizon_ends_ns(plan, base)
 
-    def _long_horizon_ends_ns(self, plan: StepPlan, base: float) -> NDArray[np.int64]:  # [horizon]
+    def _long_horizon_ends_ns(self, plan: StepPlan, base: float) -> list[int]:  # [horizon]
         tokens = np.arange(plan.horizon, dtype=np.int64) * plan.num_decode_seqs + plan.decode_context_tokens
         steps = (self._ns_per_context_token * tokens + base + 0.5).astype(np.int64)
-        return steps.cumsum()
+        ends: list[int] = steps.cumsum().tolist()
+        return ends
 
     def _remember_base_ns(self, num_decodes: int) -> float:
         base = self._base_ns(num_decodes, num_decodes)

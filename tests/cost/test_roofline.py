@@ -43,7 +43,7 @@ def plan(num_decodes: int, context: int, horizon: int = 1, chunks: tuple[Chunk, 
 
 def step_ns(num_decodes: int, context: int, chunks: tuple[Chunk, ...] = (), cost: Any = COST) -> int:
     """Duration of one step."""
-    return int(cost.step_ends_ns(plan(num_decodes, context, 1, chunks))[0])
+    return cost.step_ends_ns(plan(num_decodes, context, 1, chunks))[0]
 
 
 CHUNKS = st.lists(st.tuples(st.integers(1, 8192), st.integers(0, 100_000), st.booleans()), max_size=4)
@@ -57,7 +57,7 @@ def test_a_horizon_is_to_the_bit_its_steps_one_by_one(
     context = num_decodes * mean_context
     ends = cost.step_ends_ns(plan(num_decodes, context, horizon))
     singly = [step_ns(num_decodes, context + i * num_decodes, cost=cost) for i in range(horizon)]
-    assert ends.dtype == np.int64
+    assert all(type(end) is int for end in ends)
     assert np.diff(ends, prepend=0).tolist() == singly
 
 

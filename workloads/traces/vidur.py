@@ -1,4 +1,4 @@
-"""Vidur and Sarathi-Serve traces: CSV with `num_prefill_tokens`, `num_decode_tokens`, `arrived_at` (s; optional)."""
+"""Vidur and Sarathi-Serve traces: CSV with `num_prefill_tokens`, `num_decode_tokens`, `arrived_at` (s)."""
 
 from __future__ import annotations
 
