@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from types import SimpleNamespace
-from typing import Any, cast
+from typing import cast
 
 import numpy as np
 import pytest
@@ -41,7 +41,7 @@ def plan(num_decodes: int, context: int, horizon: int = 1, chunks: tuple[Chunk, 
     )
 
 
-def step_ns(num_decodes: int, context: int, chunks: tuple[Chunk, ...] = (), cost: Any = COST) -> int:
+def step_ns(num_decodes: int, context: int, chunks: tuple[Chunk, ...] = (), cost: RooflineCost = COST) -> int:
     """Duration of one step."""
     return cost.step_ends_ns(plan(num_decodes, context, 1, chunks))[0]
 
@@ -130,6 +130,5 @@ def test_splitting_over_more_gpus_speeds_up_by_less_than_their_number() -> None:
 def test_gpus_without_a_link_pay_for_the_bus() -> None:
     pcie = load_gpu("a100-80gb-pcie")
     prompt = ((8192, 0, True),)
-    assert RooflineCost(LLAMA, pcie, tensor_parallel_size=2).step_ends_ns(plan(0, 0, 1, prompt)) > (
-        RooflineCost(LLAMA, A100, tensor_parallel_size=2).step_ends_ns(plan(0, 0, 1, prompt))
-    )
+    on_bus, on_link = (RooflineCost(LLAMA, gpu, tensor_parallel_size=2) for gpu in (pcie, A100))
+    assert step_ns(0, 0, prompt, on_bus) > step_ns(0, 0, prompt, on_link)
