@@ -1,5 +1,7 @@
 """`RooflineCost`: the time of a step from first principles, for any GPU with a datasheet.
 
+Implements `sim.executor.CostModel`.
+
 A step runs its kernels one after another, so their times add up; each kind is bound by whichever takes
 longer, computing or moving bytes:
 
@@ -29,7 +31,7 @@ from sim.cost.hardware import Gpu
 from sim.cost.model import BYTES_PER_WEIGHT, ModelShape
 
 _NS_PER_S = 1e9
-_LONG_HORIZON = 24
+_LONG_HORIZON = 32
 """From here on numpy is faster than a Python loop."""
 
 
