@@ -101,6 +101,7 @@ _WANTED = {
     "bool_type": "true or false",
     "string_type": "text",
     "finite_number": "a finite number",
+    "string_pattern_mismatch": "letters, digits, '.', '_' and '-' only",
 }
 _BOUNDS = {
     "greater_than_equal": ("at least", "ge"),

@@ -1,0 +1,180 @@
+"""Whether the parts of an experiment fit together: memory, lengths, batches, GPUs.
+
+Each check says what is wrong, with the figures, and what would be right. Faults stop the run; warnings
+are printed and kept. Refuses to know where keys stand in a file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+
+from sim.config_schema import ContinuousSection, EngineSection, ExperimentFile
+from sim.cost.hardware import Gpu
+from sim.cost.memory import GpuMemory, gpu_memory
+from sim.cost.model import ModelShape
+from sim.yaml_source import KeyPath
+
+Fault = tuple[KeyPath, str]
+_GB = 1e9
+
+
+@dataclass(frozen=True)
+class Fit:
+    """An experiment file beside the model and the GPU it names."""
+
+    file: ExperimentFile
+    model: ModelShape
+    gpu: Gpu
+
+    @property
+    def engine(self) -> EngineSection:
+        """The engine's settings."""
+        return self.file.engine
+
+    @property
+    def max_model_len(self) -> int:
+        """Longest sequence."""
+        return self.engine.max_model_len or self.model.max_position_embeddings
+
+    @property
+    def tensor_parallel_size(self) -> int:
+        """GPUs of a replica."""
+        return self.file.parallelism.tensor_parallel_size
+
+    @cached_property
+    def memory(self) -> GpuMemory:
+        """What each GPU holds."""
+        return self.memory_with(self.tensor_parallel_size)
+
+    def memory_with(self, tensor_parallel_size: int) -> GpuMemory:
+        """What each GPU would hold, were the model split over so many."""
+        return gpu_memory(
+            self.model,
+            self.gpu,
+            utilization_fraction=self.engine.gpu_memory_utilization,
+            tensor_parallel_size=tensor_parallel_size,
+        )
+
+    @property
+    def num_blocks_that_fit(self) -> int:
+        """KV blocks that memory has room for, the null block included."""
+        return self.memory.num_kv_blocks(self.engine.block_size)
+
+    @property
+    def num_usable_blocks(self) -> int:
+        """KV blocks that can be handed out: one, the null block, never is."""
+        return (self.engine.num_gpu_blocks_override or self.num_blocks_that_fit) - 1
+
+    # Faults ---------------------------------------------------------------------------------------
+
+    def faults(self) -> Iterator[Fault]:
+        """Everything that cannot be run."""
+        yield from self._split_faults()
+        if self.engine.num_gpu_blocks_override is None and self.num_usable_blocks < 1:
+            yield ("model",), self._does_not_fit()
+        else:
+            yield from self._pool_faults()
+        yield from self._batch_faults()
+        yield from self._budget_faults()
+
+    def _split_faults(self) -> Iterator[Fault]:
+        if not self.model.can_be_split(self.tensor_parallel_size):
+            sizes = ", ".join(str(size) for size in range(1, 65) if self.model.can_be_split(size))
+            yield (
+                ("parallelism", "tensor_parallel_size"),
+                f"{self._heads()} do not divide over {self.tensor_parallel_size} GPUs: use one of {sizes}",
+            )
+
+    def _heads(self) -> str:
+        model = self.model
+        return (
+            f"the {model.num_attention_heads} query and {model.num_key_value_heads} KV heads of {model.name}"
+        )
+
+    def _does_not_fit(self) -> str:
+        memory = self.memory
+        block_bytes = memory.kv_bytes_per_token * self.engine.block_size
+        short = memory.weight_bytes + memory.reserved_bytes + 2 * block_bytes - memory.available_bytes
+        larger = (
+            f"tensor_parallel_size {size} would"
+            for size in (2, 4, 8, 16, 32, 64)
+            if size > self.tensor_parallel_size
+            and self.model.can_be_split(size)
+            and self.memory_with(size).num_kv_blocks(self.engine.block_size) > 1
+        )
+        return (
+            f"{self.model.name} does not fit {self.gpu.name}: {memory.weight_bytes / _GB:.1f} GB of weights "
+            f"and {memory.reserved_bytes / _GB:.1f} GB reserved leave no KV block in the "
+            f"{memory.available_bytes / _GB:.1f} GB that the engine may use; short by {short / _GB:.2f} GB "
+            f"({next(larger, 'no number of these GPUs would do')})"
+        )
+
+    def _pool_faults(self) -> Iterator[Fault]:
+        block_size, usable = self.engine.block_size, self.num_usable_blocks
+        num_needed = -(-self.max_model_len // block_size)
+        if num_needed > usable:
+            of_model = "" if self.engine.max_model_len else f" ({self.model.name}'s own)"
+            message = (
+                f"a sequence of {self.max_model_len:,} tokens{of_model} needs {num_needed:,} KV blocks of "
+                f"{block_size}, and {usable:,} can be handed out: set engine.max_model_len to at most "
+                f"{usable * block_size}"
+            )
+            yield ("engine", "max_model_len"), message
+
+    def _batch_faults(self) -> Iterator[Fault]:
+        engine = self.engine
+        batching = engine.batching
+        if not isinstance(batching, ContinuousSection) and batching.max_batch_size > engine.max_num_seqs:
+            yield (
+                ("engine", "batching", "max_batch_size"),
+                f"a batch of {batching.max_batch_size} never fills: max_num_seqs is {engine.max_num_seqs}",
+            )
+        if engine.max_num_batched_tokens < engine.max_num_seqs:
+            message = f"{engine.max_num_batched_tokens} is below max_num_seqs ({engine.max_num_seqs})"
+            yield ("engine", "max_num_batched_tokens"), f"{message}: each computes a token a step"
+
+    def _budget_faults(self) -> Iterator[Fault]:
+        engine = self.engine
+        budget = engine.max_num_scheduled_tokens or engine.max_num_batched_tokens
+        if budget > engine.max_num_batched_tokens:
+            yield (
+                ("engine", "max_num_scheduled_tokens"),
+                f"{budget} is above max_num_batched_tokens ({engine.max_num_batched_tokens})",
+            )
+        if not engine.enable_chunked_prefill and budget < self.max_model_len:
+            message = (
+                f"without it a prompt must fit one step, but a step takes {budget} tokens and max_model_len "
+                f"is {self.max_model_len}: raise max_num_batched_tokens or lower max_model_len"
+            )
+            yield ("engine", "enable_chunked_prefill"), message
+        if engine.long_prefill_token_threshold > self.max_model_len:
+            yield (
+                ("engine", "long_prefill_token_threshold"),
+                f"{engine.long_prefill_token_threshold} is above max_model_len ({self.max_model_len})",
+            )
+
+    # Warnings -------------------------------------------------------------------------------------
+
+    def warnings(self) -> Iterator[str]:
+        """What is allowed but probably not meant."""
+        own = self.model.max_position_embeddings
+        if self.max_model_len > own:
+            yield (
+                f"engine.max_model_len {self.max_model_len} is above the {own} positions that "
+                f"{self.model.name} was made for; a real engine refuses this unless told otherwise"
+            )
+        override = self.engine.num_gpu_blocks_override
+        if override is not None and override > self.num_blocks_that_fit:
+            yield (
+                f"engine.num_gpu_blocks_override {override} is above the {self.num_blocks_that_fit} blocks "
+                f"that fit beside {self.model.name} on {self.gpu.name}"
+            )
+        if self.file.cluster.router == "prefix_affine" and not self.engine.enable_prefix_caching:
+            yield "cluster.router prefix_affine gains nothing while engine.enable_prefix_caching is false"
+        if self.engine.async_scheduling:
+            yield (
+                "engine.async_scheduling applies the rules of scheduling ahead, but simulated steps do not "
+                "overlap: no time is gained by it"
+            )

@@ -1,0 +1,223 @@
+"""The keys of an experiment file, their units and what they mean.
+
+Owns the form and the defaults, and what each release of the reference engine does where releases differ.
+`pagecast schema` prints it for editors. Refuses to know the sizes of models and GPUs, and whether
+sections fit together (`sim.config_checks`).
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, Field, ValidationInfo
+
+from sim.cluster import ClusterConfig
+from sim.config_catalog import is_path, load_gpu, load_model
+from sim.config_paths import expand_path, folder_of
+from sim.config_types import Count, CountOrZero, Duration, Pause, Section, Share
+from sim.config_workload import WorkloadSection
+from sim.core.policy import Batching, Continuous, Dynamic, Static
+from sim.metrics import Slo
+from sim.router import RouterKind
+
+Release = Literal["vllm-0.32", "vllm-0.16", "vllm-0.10"]
+
+_NEW_RULES = {"full_sequence_gate": True, "exempt_lone_prompt": True, "free_order": "unhashed_first"}
+_OLD_RULES = {"full_sequence_gate": False, "exempt_lone_prompt": False, "free_order": "tail"}
+RELEASE_RULES: dict[str, dict[str, Any]] = {
+    "vllm-0.32": _NEW_RULES,
+    "vllm-0.16": _OLD_RULES,
+    "vllm-0.10": _OLD_RULES,
+}
+"""What the engine's settings are by default, where releases differ."""
+
+
+class ContinuousSection(Section):
+    """Newcomers join at any step that has room (iteration-level batching)."""
+
+    kind: Literal["continuous"] = "continuous"
+
+    def value(self) -> Batching:
+        """The policy behind it."""
+        return Continuous()
+
+
+class StaticSection(Section):
+    """A batch of what waits, fixed until its last member ends."""
+
+    kind: Literal["static"]
+    max_batch_size: Count = Field(description="Most sequences in a batch.")
+
+    def value(self) -> Batching:
+        """The policy behind it."""
+        return Static(self.max_batch_size)
+
+
+class DynamicSection(Section):
+    """A fixed batch that starts when it is full, or when its oldest member has waited long enough."""
+
+    kind: Literal["dynamic"]
+    max_batch_size: Count = Field(description="Most sequences in a batch.")
+    max_wait: Pause = Field(description="Longest wait for a batch to fill, such as 50 ms.")
+
+    def value(self) -> Batching:
+        """The policy behind it."""
+        return Dynamic(self.max_batch_size, self.max_wait)
+
+
+BatchingSection = Annotated[ContinuousSection | StaticSection | DynamicSection, Field(discriminator="kind")]
+
+
+class EngineSection(Section):
+    """Settings of each replica's engine, named and defaulted as in vLLM."""
+
+    scheduler: Release = Field(
+        default="vllm-0.32",
+        description="Release whose rules apply: sets full_sequence_gate, exempt_lone_prompt and free_order "
+        "unless they are given.",
+    )
+    block_size: Count = Field(default=16, description="Tokens in a KV block.")
+    gpu_memory_utilization: Share = Field(
+        default=0.9, description="Part of GPU memory the engine may use (0 to 1)."
+    )
+    num_gpu_blocks_override: Annotated[Count, Field(ge=2)] | None = Field(
+        default=None,
+        description="KV blocks, instead of what memory allows; as in vLLM one of them, the null block, is "
+        "never handed out, so 27001 gives 27000 usable ones.",
+    )
+    max_num_seqs: Count = Field(default=256, description="Most running sequences.")
+    max_num_batched_tokens: Count = Field(default=8192, description="Most tokens computed in a step.")
+    max_num_scheduled_tokens: Count | None = Field(
+        default=None, description="Most tokens scheduled in a step; left out: max_num_batched_tokens."
+    )
+    max_model_len: Count | None = Field(
+        default=None,
+        description="Longest sequence in tokens, prompt and output together; left out: the model's own.",
+    )
+    enable_prefix_caching: bool = Field(default=True, description="Reuse KV blocks of equal content.")
+    enable_chunked_prefill: bool = Field(default=True, description="Compute long prompts in parts.")
+    long_prefill_token_threshold: CountOrZero = Field(
+        default=0, description="Most tokens one sequence gets in a step; 0: no limit."
+    )
+    scheduling_policy: Literal["fcfs", "priority"] = Field(
+        default="fcfs", description="Waiting order: first come first served, or by priority."
+    )
+    watermark: Annotated[float, Field(ge=0, lt=1)] = Field(
+        default=0.0, description="Part of the KV blocks that an admission leaves free while others run."
+    )
+    full_sequence_gate: bool | None = Field(
+        default=None, description="Let a request in only if all it has so far would fit (not up to 0.16)."
+    )
+    exempt_lone_prompt: bool | None = Field(
+        default=None, description="No long_prefill_token_threshold for a lone request (not up to 0.16)."
+    )
+    free_order: Literal["unhashed_first", "tail"] | None = Field(
+        default=None, description="Where freed blocks without content go (tail up to 0.16)."
+    )
+    async_scheduling: bool = Field(
+        default=False, description="Use the rules of scheduling a step before the last one has settled."
+    )
+    batching: BatchingSection = Field(
+        default=ContinuousSection(), description="When newcomers may join a batch."
+    )
+    max_horizon: Count | None = Field(
+        default=None,
+        description="Most equal steps simulated at once; 1 simulates each by itself, with the same result.",
+    )
+
+    def with_release_rules(self) -> EngineSection:
+        """The same with nothing left to the release."""
+        rules = RELEASE_RULES[self.scheduler]
+        return self.model_copy(update={name: rules[name] for name in rules if getattr(self, name) is None})
+
+
+class ParallelismSection(Section):
+    """How a replica is spread over GPUs."""
+
+    tensor_parallel_size: Annotated[Count, Field(le=1024)] = Field(
+        default=1, description="GPUs that share each layer of one replica."
+    )
+
+
+class ClusterSection(Section):
+    """The fleet."""
+
+    replicas: Annotated[Count, Field(le=10_000)] = Field(
+        default=1, description="Engines, each with memory of its own."
+    )
+    router: Literal["round_robin", "least_outstanding", "prefix_affine"] = Field(
+        default="round_robin", description="How a request finds its replica."
+    )
+    max_affinity_excess: CountOrZero = Field(
+        default=8,
+        description="With prefix_affine: how many more unfinished requests than the idlest replica the "
+        "preferred one may have.",
+    )
+
+    def value(self) -> ClusterConfig:
+        """The configuration behind it."""
+        return ClusterConfig(self.replicas, RouterKind(self.router), self.max_affinity_excess)
+
+
+class SloSection(Section):
+    """Latency goals; a request is good if it meets all that are given."""
+
+    ttft: Duration | None = Field(default=None, description="Time to first token, queueing included: 500 ms.")
+    tpot: Duration | None = Field(default=None, description="Mean time per further output token: 50 ms.")
+    e2el: Duration | None = Field(default=None, description="From arrival to the last token: 10 s.")
+
+    def value(self) -> Slo:
+        """The goals behind it."""
+        return Slo(self.ttft, self.tpot, self.e2el)
+
+
+class ResultsSection(Section):
+    """Where results go."""
+
+    dir: str = Field(default="results", description="Folder, relative to where the command is run.")
+
+
+def _known_model(reference: str, info: ValidationInfo) -> str:
+    reference = _absolute(reference, info)
+    load_model(reference)
+    return reference
+
+
+def _known_gpu(reference: str, info: ValidationInfo) -> str:
+    reference = _absolute(reference, info)
+    load_gpu(reference)
+    return reference
+
+
+def _absolute(reference: str, info: ValidationInfo) -> str:
+    return str(expand_path(reference, folder_of(info))) if is_path(reference) else reference
+
+
+class ExperimentFile(Section):
+    """One experiment: a model on some hardware, an engine's settings, a workload, latency goals."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)] | None = Field(
+        default=None, description="Names the folder of results; left out: the file's own name."
+    )
+    seed: Annotated[int, Field(ge=0, le=2**63 - 1)] = Field(
+        default=0, description="Everything random comes from it."
+    )
+    model: Annotated[str, AfterValidator(_known_model)] = Field(
+        description="Name in the catalogue, such as llama-3-8b, or path of a YAML file of one's own."
+    )
+    hardware: Annotated[str, AfterValidator(_known_gpu)] = Field(
+        description="Name in the catalogue, such as a100-80gb-sxm, or path of a YAML file of one's own."
+    )
+    parallelism: ParallelismSection = Field(default=ParallelismSection(), description="GPUs of a replica.")
+    cluster: ClusterSection = Field(default=ClusterSection(), description="Replicas and router.")
+    engine: EngineSection = Field(default=EngineSection(), description="Settings of each replica's engine.")
+    workload: WorkloadSection = Field(description="The requests.")
+    slo: SloSection = Field(default=SloSection(), description="Latency goals.")
+    results: ResultsSection = Field(default=ResultsSection(), description="Where results go.")
+
+
+def json_schema() -> dict[str, Any]:
+    """JSON Schema (2020-12) of an experiment file, for editors."""
+    schema = ExperimentFile.model_json_schema()
+    title = {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "pagecast experiment"}
+    return {**title, **{key: value for key, value in schema.items() if key != "title"}}

@@ -1,0 +1,57 @@
+"""`Experiment`: everything one run depends on, checked and frozen.
+
+Made by `sim.config` from a YAML file. Refuses to know YAML: the parts are the values that the code which
+uses them owns. To change one, load it again with overrides: `resolved()` says what it was made from.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from sim.cluster import ClusterConfig
+from sim.core.engine import EngineConfig
+from sim.cost.hardware import Gpu
+from sim.cost.model import ModelShape
+from sim.metrics import Slo
+from workloads.generate import WorkloadConfig
+
+
+@dataclass(frozen=True, slots=True)
+class Experiment:
+    """One experiment.
+
+    Attributes:
+        tensor_parallel_size: GPUs that share each layer of one replica.
+        engine: Of each replica.
+        results_dir: Folder that results are written under.
+        settings: The whole configuration as plain data, defaults and release rules filled in.
+        source: The file it was read from; no part of what it is.
+        warnings: What is allowed but probably not meant.
+    """
+
+    name: str
+    seed: int
+    model: ModelShape
+    gpu: Gpu
+    tensor_parallel_size: int
+    cluster: ClusterConfig
+    engine: EngineConfig
+    workload: WorkloadConfig
+    slo: Slo
+    results_dir: Path
+    settings: Mapping[str, Any]
+    source: Path = field(compare=False)
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def num_gpus(self) -> int:
+        """GPUs of the whole fleet."""
+        return self.cluster.num_replicas * self.tensor_parallel_size
+
+    def resolved(self) -> dict[str, Any]:
+        """Plain data which, written as YAML (`sim.yaml_dump.dump_yaml`), loads as an equal experiment."""
+        return copy.deepcopy(dict(self.settings))
