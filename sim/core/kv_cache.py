@@ -164,9 +164,9 @@ class KVCacheManager:
         self._register(seq, min(num_tokens_after, seq.num_known))
         return AllocStatus.OK
 
-    def take_one_each(self, seqs: Iterable[Sequence], count: int) -> None:
-        """Append one new block to each of `count` sequences, in order."""
-        evicted = self.pool.take_one_each([seq.table for seq in seqs], count)
+    def take_one_each(self, tables: Iterable[list[int]], count: int) -> None:
+        """Append one new block to each of `count` tables, in order."""
+        evicted = self.pool.take_one_each(tables, count)
         if evicted and self._cache is not None:
             self._cache.forget(evicted)
         self.num_blocks_allocated += count

@@ -44,7 +44,7 @@ class WaitingQueue(Protocol):
         """The next one; there must be one."""
         ...
 
-    def pop(self) -> Sequence:
+    def pop_head(self) -> Sequence:
         """Take the next one out."""
         ...
 
@@ -57,39 +57,16 @@ class WaitingQueue(Protocol):
     def __iter__(self) -> Iterator[Sequence]: ...
 
 
-class FcfsQueue:
+class FcfsQueue(deque[Sequence]):
     """First come first served; preempted sequences go to the front."""
 
-    __slots__ = ("_queue",)
-
-    def __init__(self) -> None:
-        self._queue: deque[Sequence] = deque()
-
-    def push(self, seq: Sequence) -> None:
-        """Add at the end."""
-        self._queue.append(seq)
-
-    def push_preempted(self, seq: Sequence) -> None:
-        """Add at the front."""
-        self._queue.appendleft(seq)
+    push = deque.append
+    push_preempted = deque.appendleft
+    pop_head = deque.popleft
 
     def head(self) -> Sequence:
         """The longest waiting."""
-        return self._queue[0]
-
-    def pop(self) -> Sequence:
-        """Take the longest waiting out."""
-        return self._queue.popleft()
-
-    def remove(self, seq: Sequence) -> None:
-        """Take one out of the middle."""
-        self._queue.remove(seq)
-
-    def __len__(self) -> int:
-        return len(self._queue)
-
-    def __iter__(self) -> Iterator[Sequence]:
-        return iter(self._queue)
+        return self[0]
 
 
 class PriorityQueue:
@@ -110,7 +87,7 @@ class PriorityQueue:
         """The most urgent."""
         return self._heap[0][-1]
 
-    def pop(self) -> Sequence:
+    def pop_head(self) -> Sequence:
         """Take the most urgent out."""
         return heapq.heappop(self._heap)[-1]
 

@@ -50,6 +50,7 @@ class Scheduler:
             or config.num_lookahead_slots
             or config.num_draft_rows
         )
+        self._may_lift_threshold = config.long_prefill_token_threshold > 0 and config.exempt_lone_prompt
         self._watermark_blocks = kv.config.fraction_of_blocks(config.watermark_fraction)
         self._num_admissions = 0
         self.num_recomputed_tokens = 0
@@ -101,13 +102,15 @@ class Scheduler:
 
     def schedule(self, step: int, now_ns: int) -> StepPlan | None:
         """Fill one step; None if there is nothing to compute."""
-        draft = StepDraft(step, self.config, len(self.running) + len(self.waiting))
+        draft = StepDraft(step, self.config)
+        if self._may_lift_threshold and len(self.running) + len(self.waiting) <= 1:
+            draft.lift_threshold()
         if self.steady.num_seqs:
             self._schedule_steady(draft)
         if self._singles:
             self._schedule_singles(draft)
         is_blocked_for_good = True
-        if not draft.preempted:
+        if self.waiting and not draft.preempted:
             is_blocked_for_good = self._schedule_waiting(draft, now_ns)
         if not (draft.rows or draft.preempted or self.steady.num_seqs):
             return None
@@ -191,7 +194,7 @@ class Scheduler:
                 self._preempt(victim, draft)
                 if victim is seq:
                     return
-            self._kv.take_one_each((seq,), 1)
+            self._kv.take_one_each((seq.table,), 1)
 
     def _schedule_singles(self, draft: StepDraft) -> None:
         for seq in list(self._singles):
@@ -263,8 +266,6 @@ class Scheduler:
     def _schedule_waiting(self, draft: StepDraft, now_ns: int) -> bool:
         """Let sequences in; False if the head may fit in a later step though nobody has left by then."""
         waiting, running = self.waiting, self.running
-        if not len(waiting):
-            return True
         num_places = self._gate.num_places(waiting, len(running), now_ns)
         num_places = min(num_places, self.config.max_num_seqs - len(running))
         num_admitted = 0
@@ -304,7 +305,7 @@ class Scheduler:
     def _enter_running(
         self, seq: Sequence, num_hit: int, draft: StepDraft, num_tokens: int, num_drafts: int
     ) -> None:
-        self.waiting.pop()
+        self.waiting.pop_head()
         kind = ScheduleKind.NEW
         if seq.status is SequenceStatus.PREEMPTED:
             kind = ScheduleKind.RESUMED

@@ -38,7 +38,8 @@ class SteadyBatch:
         self.sum_known = 0
         self._kv = kv
         self._block_size = kv.block_size
-        self._buckets: list[dict[Sequence, None]] = [{} for _ in range(kv.block_size)]
+        self._buckets: list[dict[Sequence, list[int]]] = [{} for _ in range(kv.block_size)]
+        """Members and their block tables."""
         self._finishers: list[tuple[int, int, int, Sequence]] = []
         self._num_joins = 0
 
@@ -72,7 +73,7 @@ class SteadyBatch:
         self.num_seqs -= 1
         self.sum_known -= computed + 1
 
-    def takers(self, step: int) -> dict[Sequence, None]:
+    def takers(self, step: int) -> dict[Sequence, list[int]]:
         """Members that need a new block in `step`, in running order."""
         return self._buckets[step % self._block_size]
 
@@ -80,19 +81,20 @@ class SteadyBatch:
         """Hand out the blocks of `step`, all of which must be free."""
         takers = self._buckets[step % self._block_size]
         if takers:
-            self._kv.take_one_each(takers, len(takers))
+            self._kv.take_one_each(takers.values(), len(takers))
 
     def repeat(self, first_step: int, num_steps: int, used_blocks: list[int]) -> None:
         """Hand out and register the blocks of `num_steps` steps; appends the blocks held during each."""
-        buckets, size, kv = self._buckets, self._block_size, self._kv
+        buckets, size, take_one_each = self._buckets, self._block_size, self._kv.take_one_each
+        caches_prefixes = self._kv.caches_prefixes
         num_used = used_blocks[-1]
         for step in range(first_step, first_step + num_steps):
             takers = buckets[step % size]
             if takers:
                 num_takers = len(takers)
-                kv.take_one_each(takers, num_takers)
+                take_one_each(takers.values(), num_takers)
                 num_used += num_takers
-            if kv.caches_prefixes:
+            if caches_prefixes:
                 self.register(step)
             used_blocks.append(num_used)
 
@@ -148,15 +150,17 @@ class SteadyBatch:
             assert orders == sorted(orders), "a bucket is out of running order"
             assert all(seq.base_step % self._block_size == phase for seq in bucket), "in the wrong bucket"
         for seq in members:
+            assert self._buckets[seq.base_step % self._block_size][seq] is seq.table, "not its table"
             held = -(-(step - seq.base_step) // self._block_size)
             assert len(seq.table) == held, f"{seq!r} should hold {held} blocks"
 
     def _enter_bucket(self, seq: Sequence, phase: int) -> None:
         bucket = self._buckets[phase]
         is_last = not bucket or next(reversed(bucket)).order < seq.order
-        bucket[seq] = None
+        bucket[seq] = seq.table
         if not is_last:
-            self._buckets[phase] = dict.fromkeys(sorted(bucket, key=lambda member: member.order))
+            members = sorted(bucket, key=lambda member: member.order)
+            self._buckets[phase] = {member: member.table for member in members}
 
 
 def _is_current(seq: Sequence, finish_at_step: int) -> bool:

@@ -23,20 +23,22 @@ class StepDraft:
         "token_rows",
     )
 
-    def __init__(self, step: int, config: SchedulerConfig, num_seqs: int) -> None:
+    def __init__(self, step: int, config: SchedulerConfig) -> None:
         self.step = step
         self.token_budget = config.token_budget
         self.token_rows = config.max_num_batched_tokens
         """Input rows left: tokens, and the draft rows each sequence takes besides."""
         self.threshold = config.long_prefill_token_threshold or _NO_LIMIT
         """Most tokens one sequence gets."""
-        if config.exempt_lone_prompt and num_seqs <= 1:
-            self.threshold = _NO_LIMIT
         self._num_draft_rows = config.num_draft_rows
         self.num_charged = 0
         """Steady sequences that the budgets have paid for."""
         self.rows: list[ScheduledSequence] = []
         self.preempted: list[Sequence] = []
+
+    def lift_threshold(self) -> None:
+        """Let one sequence have as many tokens as the budget holds."""
+        self.threshold = _NO_LIMIT
 
     def charge_steady(self, num_seqs: int) -> None:
         """Pay one token for each steady sequence."""
