@@ -223,8 +223,9 @@ class EngineCore:
         if not 1 <= num_steps <= plan.horizon:
             raise ValueError(f"{num_steps} steps settled of a plan for {plan.horizon}")
         steady, pool = self._scheduler.steady, self._kv.pool
-        filled_slots = steady.sum_known + self._scheduler.num_single_tokens
-        filled_slots -= pool.num_extra_holders * self._kv.block_size
+        filled_slots = steady.sum_known - pool.num_extra_holders * self._kv.block_size
+        if plan.rows:
+            filled_slots += self._scheduler.num_single_tokens
         used_blocks = [pool.num_used]
         finished: list[Sequence] = []
         if plan.num_steady_seqs:
@@ -235,8 +236,10 @@ class EngineCore:
             for seq in self._scheduler.pop_finished(last_step):
                 self._close(seq, self._finish_reason(seq, result) or FinishReason.LENGTH, last_step)
                 finished.append(seq)
-        self.step = max(self.step, plan.step + num_steps)
-        finished += [row.seq for row in plan.rows if self._settle(row, plan, result)]
+        if num_steps > 1:
+            self.step = plan.step + num_steps
+        if plan.rows:
+            finished += [row.seq for row in plan.rows if self._settle(row, plan, result)]
         return StepOutcome(finished, used_blocks, filled_slots, plan.num_steady_seqs)
 
     def _settle(self, row: ScheduledSequence, plan: StepPlan, result: StepResult) -> bool:
@@ -252,21 +255,23 @@ class EngineCore:
             seq.num_computed -= row.num_draft_tokens - num_accepted
         num_new = min(num_accepted + 1, seq.max_known - seq.num_known)
         seq.num_known += num_new
-        seq.emit(plan.step, num_new)
         reason = self._finish_reason(seq, result)
         if reason is not None:
+            seq.emit(plan.step, num_new)
             self._finish(seq, reason, plan.step)
             return True
+        if is_running and self._scheduler.settle_into_steady(seq, plan.step):
+            return False
+        seq.emit(plan.step, num_new)
         if is_running:
             if self.config.scheduler.async_scheduling:
                 self._kv.register_computed(seq, seq.num_computed - seq.num_in_flight)
             seq.num_drafts = result.num_drafts.get(seq.seq_id, 0)
-            self._scheduler.settle_into_steady(seq, plan.step + 1)
         return False
 
     @staticmethod
     def _finish_reason(seq: Sequence, result: StepResult) -> FinishReason | None:
-        if seq.seq_id in result.stopped:
+        if result.stopped and seq.seq_id in result.stopped:
             return FinishReason.STOP
         if seq.num_known < seq.max_known:
             return None

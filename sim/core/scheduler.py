@@ -92,11 +92,13 @@ class Scheduler:
         """Token states of the running sequences outside the steady batch."""
         return sum([seq.num_computed for seq in self._singles])
 
-    def settle_into_steady(self, seq: Sequence, step: int) -> None:
-        """Let a running sequence decode steadily from `step` on, if it and the rules allow it."""
-        if self._allows_steady and seq.num_known - seq.num_computed == 1:
-            del self._singles[seq]
-            self.steady.join(seq, step)
+    def settle_into_steady(self, seq: Sequence, step: int) -> bool:
+        """Let a running sequence that got a token in `step` decode steadily from then on, if it may."""
+        if not self._allows_steady:
+            return False
+        del self._singles[seq]
+        self.steady.join(seq, step + 1)
+        return True
 
     # One step -------------------------------------------------------------------------------------
 

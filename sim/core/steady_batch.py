@@ -44,17 +44,14 @@ class SteadyBatch:
         self._num_joins = 0
 
     def join(self, seq: Sequence, step: int) -> None:
-        """Take in a running sequence with one token to compute, whose first step here is `step`."""
+        """Take in a running sequence that got a token in the step before; its first step here is `step`."""
         seq.in_steady_batch = True
         known = seq.num_known
         seq.base_step = base = step - known + 1
         seq.finish_at_step = finish_at = step + seq.max_known - known - 1
-        first, num_steps, per_step = seq.runs[-1]
-        if per_step == 1 and first + num_steps == step:
-            seq.runs.pop()
-            seq.run_start = first
-        else:
-            seq.run_start = step
+        seq.run_start = step - 1
+        if seq.runs and seq.runs[-1][0] + seq.runs[-1][1] == step - 1:
+            seq.run_start = seq.runs.pop()[0]
         self._num_joins += 1
         heapq.heappush(self._finishers, (finish_at, seq.order, self._num_joins, seq))
         self._enter_bucket(seq, base % self._block_size)
