@@ -13,6 +13,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from workloads.spec import RequestSpec
+
 _BLOCK_BITS = 24
 _SAMPLE_BITS = 16
 
@@ -29,20 +31,14 @@ class RequestContent:
         "_own",
     )
 
-    def __init__(
-        self,
-        request_id: int,
-        num_prompt_tokens: int,
-        block_size: int,
-        hash_ids: tuple[int, ...] = (),
-        hash_block_tokens: int = 1,
-    ) -> None:
-        self._own = request_id << (_BLOCK_BITS + _SAMPLE_BITS)
+    def __init__(self, spec: RequestSpec, block_size: int) -> None:
+        self._own = spec.request_id << (_BLOCK_BITS + _SAMPLE_BITS)
         self._block_size = block_size
-        self._num_prompt_blocks = num_prompt_tokens // block_size
-        self._hash_ids = hash_ids
-        self._hash_block_tokens = hash_block_tokens
-        self._num_shared_blocks = min(len(hash_ids) * hash_block_tokens, num_prompt_tokens) // block_size
+        self._num_prompt_blocks = spec.prompt_tokens // block_size
+        self._hash_ids = spec.hash_ids
+        self._hash_block_tokens = spec.hash_block_tokens
+        num_shared_tokens = min(len(spec.hash_ids) * spec.hash_block_tokens, spec.prompt_tokens)
+        self._num_shared_blocks = num_shared_tokens // block_size
 
     def keys(self, sample: int, start: int, stop: int) -> Sequence[int]:
         """The keys of logical blocks `start` to `stop - 1` of one sample."""

@@ -1,23 +1,29 @@
-"""`Replica`: lets simulated time pass around one `EngineCore`.
+"""SimPy: the order of events (`Timeline`) and the process that lets time pass around an engine (`Replica`).
 
     plan = begin_step  ->  result = execute  ->  one wait for all the plan's steps  ->  finish_step  ->  again
 
 A plan may stand for many steps. A submission that could join the next one, or a client that gives up,
 cuts the wait: the step under way still completes, the rest never happen.
 
-Order of events at one instant: first whatever arrives or gives up, in the order in which it was
-scheduled; then the replicas, by their number, each ending its step and beginning the next. So an arrival
-at the very end of a step is in time for the next step, and results do not depend on how many steps a
-plan stood for.
+At one instant things happen in this order, each kind in the order of the workload or of the replicas:
+
+    1. requests whose own time has come     2. requests that waited for others to end
+    3. clients that give up                 4. replicas: end a step, begin the next one
+
+So an arrival at the very end of a step is in time for the next one, whatever number of steps a plan
+stood for. What a replica's step end sets off at once (a next turn without delay) comes before the
+replicas behind it, and after those before it: they have begun their next steps by then.
 """
 
 from __future__ import annotations
 
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Generator
+from dataclasses import dataclass
 from typing import Any
 
 import simpy
+from simpy.events import EventPriority
 
 from sim.core.engine import EngineCore, SubmitStatus
 from sim.core.request import Request, Sequence
@@ -25,55 +31,113 @@ from sim.core.step import Executor, StepPlan
 from sim.recorder import ReplicaLog
 
 Wait = Generator[simpy.Event, Any, None]
-_AFTER_ALL_ARRIVALS = 2
-"""Priority of replica 0's events: SimPy's own are 0 (urgent) and 1 (normal)."""
+_FIRST_PRIORITY = 2
+"""SimPy's own are 0 (urgent) and 1 (normal: that of a timeout, which is what arrivals wait for)."""
 
 
 class SimulationError(RuntimeError):
     """The simulation broke one of its own rules; a bug here or in a cost model, not bad input."""
 
 
-class _Turn(simpy.Event):
-    """A replica's turn at some later instant, after all arrivals of that instant."""
+class Occurrence(simpy.Event):
+    """An event that is sure to happen once it is scheduled."""
 
-    def __init__(self, env: simpy.Environment, delay_ns: int, priority: int) -> None:
+    def __init__(self, env: simpy.Environment) -> None:
         super().__init__(env)
         self._ok = True
         self._value = None
-        env.schedule(self, priority=priority, delay=delay_ns)  # type: ignore[arg-type]
+
+
+class Timeline:
+    """Simulated time in nanoseconds, and the order of what happens at one instant."""
+
+    __slots__ = ("_num_requests", "_turn_instant_ns", "_turn_replica", "env")
+
+    def __init__(self, num_requests: int) -> None:
+        self.env = simpy.Environment()
+        self._num_requests = num_requests
+        self._turn_instant_ns = 0
+        self._turn_replica = 0
+
+    @property
+    def now_ns(self) -> int:
+        """Nanoseconds since the start."""
+        return self.env.now  # type: ignore[return-value]  # whole numbers are all that is ever added
+
+    def follow_up_priority(self, index: int) -> EventPriority:
+        """Of a request that waited for others."""
+        return EventPriority(_FIRST_PRIORITY + index)
+
+    def give_up_priority(self, index: int) -> EventPriority:
+        """Of a client that gives up."""
+        return EventPriority(_FIRST_PRIORITY + self._num_requests + index)
+
+    def turn_priority(self, replica: int) -> EventPriority:
+        """Of a replica's turn."""
+        return EventPriority(_FIRST_PRIORITY + 2 * self._num_requests + replica)
+
+    def call(self, act: Callable[[], None], delay_ns: int, priority: EventPriority) -> None:
+        """Do something later."""
+        occurrence = Occurrence(self.env)
+        occurrence.callbacks = [lambda _: act()]
+        self.env.schedule(occurrence, priority, delay_ns)
+
+    def take_turn(self, replica: int) -> None:
+        """A replica has its turn now."""
+        self._turn_instant_ns = self.now_ns
+        self._turn_replica = replica
+
+    def has_had_turn(self, replica: int) -> bool:
+        """Whether a replica whose turn was due now has had it."""
+        return self._turn_instant_ns == self.now_ns and replica <= self._turn_replica
+
+
+@dataclass(frozen=True, slots=True)
+class Engine:
+    """What a replica drives, and where it writes what happened."""
+
+    core: EngineCore
+    executor: Executor
+    log: ReplicaLog
 
 
 class Replica:
-    """One engine core, its executor, and the process that steps it."""
+    """One engine and the process that steps it."""
+
+    __slots__ = (
+        "_ends_ns",
+        "_engine",
+        "_giving_up",
+        "_is_asleep",
+        "_number",
+        "_on_end",
+        "_priority",
+        "_start_ns",
+        "_timeline",
+        "_turn",
+    )
 
     def __init__(
-        self,
-        env: simpy.Environment,
-        number: int,
-        core: EngineCore,
-        executor: Executor,
-        log: ReplicaLog,
-        on_end: Callable[[Sequence, int], None],
+        self, number: int, engine: Engine, timeline: Timeline, on_end: Callable[[list[Sequence], int], None]
     ) -> None:
-        self.core = core
-        self.number = number
-        self._env = env
-        self._executor = executor
-        self._log = log
+        self._number = number
+        self._engine = engine
+        self._timeline = timeline
         self._on_end = on_end
-        """Called with each sequence that has ended, and this replica's number."""
-        self._priority = _AFTER_ALL_ARRIVALS + number
-        self._plan_start_ns = 0
+        """Called with sequences that have ended, and this replica's number."""
+        self._priority = timeline.turn_priority(number)
+        self._turn = Occurrence(timeline.env)
+        """What the process waits for."""
+        self._is_asleep = False
+        self._start_ns = 0
         self._ends_ns: list[int] = []
-        """Ends of the steps of the plan under way that will happen; empty while there is none."""
-        self._idle: simpy.Event | None = None
-        self._has_alarm = False
+        """Ends of the steps under way, from their start; those that a call has cut off are gone."""
         self._giving_up: list[int] = []
-        self._process = env.process(self.steps())
+        timeline.env.process(self.steps())
 
     def submit(self, request: Request) -> bool:
         """Queue a request that arrives now; False if it can never fit and is refused."""
-        status = self.core.submit(request)
+        status = self._engine.core.submit(request)
         if status is SubmitStatus.NEXT_STEP:
             self._call()
         return status is not SubmitStatus.REJECTED
@@ -85,72 +149,73 @@ class Replica:
 
     def steps(self) -> Wait:
         """Step for ever; sleep while there is nothing to compute."""
-        env, core, execute = self._env, self.core, self._executor.execute
+        core, timeline, execute = self._engine.core, self._timeline, self._engine.executor.execute
         while True:
-            self._apply_give_ups()
-            plan = core.begin_step(env.now)  # type: ignore[arg-type]
+            plan = core.begin_step(timeline.now_ns)
             if plan is None:
-                yield from self._sleep()
-                continue
-            result = execute(plan)
-            yield from self._let_pass(plan, result.ends_ns)
-            ends_ns, self._ends_ns = self._ends_ns, []
-            outcome = core.finish_step(plan, result, len(ends_ns))
-            self._log.note_plan(plan, self._plan_start_ns, ends_ns, outcome)
-            for seq in outcome.finished:
-                self._on_end(seq, self.number)
+                yield self._until_called()
+                self._is_asleep = False
+                timeline.take_turn(self._number)
+            else:
+                result = execute(plan)
+                yield self._until_done(plan, result.ends_ns)
+                timeline.take_turn(self._number)
+                ends_ns, self._ends_ns = self._ends_ns, []
+                outcome = core.finish_step(plan, result, len(ends_ns))
+                self._engine.log.note_plan(plan, self._start_ns, ends_ns, outcome)
+                if outcome.finished:
+                    self._on_end(outcome.finished, self._number)
+            if self._giving_up:
+                self._let_go()
 
-    def _let_pass(self, plan: StepPlan, ends_ns: list[int]) -> Wait:
-        """Wait for the plan's steps, or for those that are left once somebody calls."""
-        _check_ends(plan, ends_ns)
+    def _until_done(self, plan: StepPlan, ends_ns: list[int]) -> simpy.Event:
+        """The end of all steps of a plan, or of fewer if somebody calls."""
+        if len(ends_ns) != plan.horizon or not 0 < ends_ns[0] <= ends_ns[-1]:
+            raise SimulationError(
+                f"the cost model gave {len(ends_ns)} step ends (first {ends_ns[:1]}, last {ends_ns[-1:]}) "
+                f"for {plan.horizon} steps; each must be a positive, ascending number of nanoseconds"
+            )
         self._ends_ns = ends_ns
-        self._plan_start_ns = start_ns = self._env.now  # type: ignore[assignment]
-        try:
-            yield _Turn(self._env, ends_ns[-1], self._priority)
-        except simpy.Interrupt:
-            rest_ns = start_ns + self._ends_ns[-1] - self._env.now
-            yield _Turn(self._env, rest_ns, self._priority)  # type: ignore[arg-type]
+        self._start_ns = self._timeline.now_ns
+        return self._arm(ends_ns[-1])
 
-    def _sleep(self) -> Wait:
-        """Wait until somebody calls, or until time alone allows a step."""
-        wake_ns = self.core.next_wake_ns
-        self._has_alarm = wake_ns is not None
-        if wake_ns is None:
-            self._idle = simpy.Event(self._env)
-        else:
-            self._idle = _Turn(self._env, wake_ns - self._env.now, self._priority)  # type: ignore[arg-type]
-        try:
-            yield self._idle
-        except simpy.Interrupt:
-            yield _Turn(self._env, 0, self._priority)
-        self._idle = None
+    def _until_called(self) -> simpy.Event:
+        """The moment when somebody calls, or when time alone allows a step."""
+        self._is_asleep = True
+        wake_ns = self._engine.core.next_wake_ns
+        if wake_ns is not None:
+            return self._arm(wake_ns - self._timeline.now_ns)
+        self._turn = Occurrence(self._timeline.env)
+        return self._turn
+
+    def _arm(self, delay_ns: int) -> simpy.Event:
+        """This replica's turn, some time from now."""
+        env = self._timeline.env
+        self._turn = turn = Occurrence(env)
+        env.schedule(turn, self._priority, delay_ns)
+        return turn
 
     def _call(self) -> None:
-        """Have the process look at its queue after the step under way, or at this instant's end if it sleeps."""
-        if self._ends_ns:
-            passed_ns = self._env.now - self._plan_start_ns
-            num_steps = bisect_left(self._ends_ns, passed_ns) + 1
+        """Have the process look around after the step under way, or at this instant if it sleeps."""
+        if self._is_asleep:
+            self._is_asleep = False
+            self._hasten(0)
+        elif len(self._ends_ns) > 1:
+            passed_ns = self._timeline.now_ns - self._start_ns
+            # A step that ends now is still under way until the replica has had its turn.
+            search = bisect_right if self._timeline.has_had_turn(self._number) else bisect_left
+            num_steps = search(self._ends_ns, passed_ns) + 1
             if num_steps < len(self._ends_ns):
                 self._ends_ns = self._ends_ns[:num_steps]
-                self._process.interrupt()
-        elif self._idle is not None:
-            idle, self._idle = self._idle, None
-            if self._has_alarm:
-                self._process.interrupt()
-            else:
-                idle._ok, idle._value = True, None
-                self._env.schedule(idle, priority=self._priority)  # type: ignore[arg-type]
+                self._hasten(self._ends_ns[-1] - passed_ns)
 
-    def _apply_give_ups(self) -> None:
-        while self._giving_up:
-            for seq in self.core.abort(self._giving_up.pop(0)):
-                self._on_end(seq, self.number)
+    def _hasten(self, delay_ns: int) -> None:
+        """Let what the process waits for happen earlier; the old occurrence will find nobody waiting."""
+        waiting, self._turn.callbacks = self._turn.callbacks, []
+        self._arm(delay_ns).callbacks = waiting
 
-
-def _check_ends(plan: StepPlan, ends_ns: list[int]) -> None:
-    """A step that takes no time, or a NaN, would stop the clock for everybody."""
-    if len(ends_ns) != plan.horizon or not 0 < ends_ns[0] <= ends_ns[-1]:
-        raise SimulationError(
-            f"the cost model gave {len(ends_ns)} step ends (first {ends_ns[:1]}, last {ends_ns[-1:]}) "
-            f"for a plan of {plan.horizon} steps; each must be a positive, ascending number of nanoseconds"
-        )
+    def _let_go(self) -> None:
+        """Clients gave up during the step: end their requests."""
+        giving_up, self._giving_up = self._giving_up, []
+        for request_id in giving_up:
+            self._on_end(self._engine.core.abort(request_id), self._number)

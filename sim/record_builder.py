@@ -13,11 +13,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sim.core.engine import EngineCore
-from sim.recorder import PLAN_FIELDS, PREEMPTION_FIELDS, SEQUENCE_FIELDS, Recorder, ReplicaLog
+from sim.core.request import FinishReason
+from sim.recorder import (
+    FINISH_REASONS,
+    PLAN_FIELDS,
+    PREEMPTION_FIELDS,
+    SEQUENCE_FIELDS,
+    Recorder,
+    ReplicaLog,
+)
 from sim.run_record import TIME, RunRecord
 
 Ints = NDArray[np.int64]
 Table = dict[str, Ints]
+_REASON_NAMES = np.array([reason.value for reason in FINISH_REASONS], dtype="U16")
+_REJECTED = FINISH_REASONS.index(FinishReason.REJECTED)
 _LAST = np.iinfo(np.int64).max
 
 
@@ -33,7 +43,6 @@ def build_record(recorder: Recorder, cores: list[EngineCore], cpu_s: float) -> R
     waiting = _num_waiting(recorder, sequences, start_ns, clocks)
     steps = [_steps(replica, clock, waiting[replica]) for replica, clock in enumerate(clocks)]
     requests = _requests(sequences, tokens, start_ns, requeue_ns, num_preemptions)
-    requests["finish_reason"] = _reason_names(recorder, sequences)
     return RunRecord(
         requests=requests,
         steps=_merge_steps(steps),
@@ -130,18 +139,6 @@ def _starts_request(sequences: Table) -> Ints:
     return starts
 
 
-def _reason_names(recorder: Recorder, sequences: Table) -> NDArray[Any]:
-    """A request's reason is that of its last sample to end."""
-    names = np.array([*recorder.reasons, ""], dtype="U16")
-    first = np.flatnonzero(_starts_request(sequences))
-    if not len(first):
-        return names[:0]
-    by_end = np.lexsort((sequences["sample"], sequences["finish_ns"], sequences["request_id"]))
-    last = np.append(first[1:], len(by_end)) - 1
-    picked: NDArray[Any] = names[sequences["finish_reason"][by_end[last]]]
-    return picked
-
-
 def _requests(
     sequences: Table, tokens: _Tokens, start_ns: Ints, requeue_ns: Ints, num_preemptions: Ints
 ) -> dict[str, NDArray[Any]]:
@@ -184,6 +181,7 @@ def _requests(
         "priority": sequences["priority"][first],
         "num_preemptions": total(num_preemptions).astype(np.int32),
         "prefix_hit_tokens": total(sequences["prefix_hit_tokens"]),
+        "finish_reason": _REASON_NAMES[largest(sequences["finish_reason"])],
     }
 
 
@@ -213,14 +211,11 @@ def _requeue(recorder: Recorder, sequences: Table, start_ns: Ints) -> tuple[Ints
 def _num_waiting(
     recorder: Recorder, sequences: Table, start_ns: Ints, clocks: list[_Clock]
 ) -> list[NDArray[np.int32]]:
-    """Sequences left in each replica's queue once a step was planned: who came, less who was let in or left."""
+    """Sequences left in each queue once a step was planned: who came, less who was let in or left."""
     preemptions = _preemptions(recorder, sequences)
-    rejected = recorder.reasons.get("rejected")
     waiting = []
     for replica, clock in enumerate(clocks):
-        mine = sequences["replica"] == replica
-        if rejected is not None:
-            mine &= sequences["finish_reason"] != rejected
+        mine = (sequences["replica"] == replica) & (sequences["finish_reason"] != _REJECTED)
         base = sequences["base"][mine]
         change = np.zeros(len(clock.start_ns) + 1, dtype=np.int64)
         np.add.at(change, np.searchsorted(clock.start_ns, sequences["arrival_ns"][mine]), 1)

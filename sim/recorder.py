@@ -29,19 +29,28 @@ PLAN_FIELDS = (
 SEQUENCE_FIELDS = (
     "request_id",
     "sample",
+    "replica",
     "arrival_ns",
     "num_samples",
     "priority",
     "prompt_tokens",
-    "finish_reason",
-    "replica",
     "output_tokens",
     "finish_ns",
+    "finish_reason",
     "was_scheduled",
     "first_scheduled_step",
     "prefix_hit_tokens",
     "num_runs",
 )
+FINISH_REASONS = (
+    FinishReason.LENGTH,
+    FinishReason.STOP,
+    FinishReason.LENGTH_CAPPED,
+    FinishReason.ABORT,
+    FinishReason.REJECTED,
+)
+"""Logged by their place here; a request's is the last of these that one of its samples has."""
+_REASON_CODE = {reason.value: place for place, reason in enumerate(FINISH_REASONS)}
 PREEMPTION_FIELDS = ("sequence_row", "preempted_step", "was_resumed", "resumed_step")
 
 
@@ -78,14 +87,14 @@ class ReplicaLog:
                 outcome.filled_slots_per_step,
             )
         )
-        self.step_ends_ns.extend(ends_ns)
-        self.used_blocks.extend(outcome.used_blocks)
+        self.step_ends_ns.fromlist(ends_ns)
+        self.used_blocks.fromlist(outcome.used_blocks)
 
 
 class Recorder:
     """Logs of all replicas, and one row for each sequence that has ended."""
 
-    __slots__ = ("num_sequences", "preemptions", "reasons", "replicas", "runs", "sequences")
+    __slots__ = ("num_sequences", "preemptions", "replicas", "runs", "sequences")
 
     def __init__(self, num_replicas: int) -> None:
         self.replicas = [ReplicaLog.empty() for _ in range(num_replicas)]
@@ -95,20 +104,29 @@ class Recorder:
         """(first step, steps, tokens a step) of each run of each sequence."""
         self.preemptions = array("q")
         """Rows of `PREEMPTION_FIELDS`."""
-        self.reasons: dict[str, int] = {}
-        """Finish reasons by the code they are logged under."""
         self.num_sequences = 0
 
     def note_end(self, seq: Sequence, replica: int, now_ns: int) -> None:
         """Add a sequence that has ended."""
-        reason, first_step, runs = seq.finish_reason, seq.first_scheduled_step, seq.runs
+        request, reason, first_step, runs = seq.request, seq.finish_reason, seq.first_scheduled_step, seq.runs
         assert reason is not None, f"{seq!r} has not ended"
-        self._add_sequence(
-            seq.request,
-            seq.sample,
-            (replica, seq.num_known - seq.num_prompt_tokens, now_ns),
-            reason,
-            (first_step is not None, first_step or 0, seq.num_prefix_hit_tokens, len(runs)),
+        self.sequences.extend(
+            (
+                request.request_id,
+                seq.sample,
+                replica,
+                request.arrival_ns,
+                request.num_samples,
+                request.priority,
+                request.num_prompt_tokens,
+                seq.num_known - request.num_prompt_tokens,
+                now_ns,
+                _REASON_CODE[reason.value],
+                first_step is not None,
+                first_step or 0,
+                seq.num_prefix_hit_tokens,
+                len(runs),
+            )
         )
         for run in runs:
             self.runs.extend(run)
@@ -118,31 +136,8 @@ class Recorder:
 
     def note_refused(self, request: Request, replica: int, now_ns: int) -> None:
         """Add the samples of a request that was refused at once."""
+        code, prompt_tokens = _REASON_CODE[FinishReason.REJECTED.value], request.num_prompt_tokens
+        who = (replica, request.arrival_ns, request.num_samples, request.priority, prompt_tokens)
         for sample in range(request.num_samples):
-            self._add_sequence(request, sample, (replica, 0, now_ns), FinishReason.REJECTED, (0, 0, 0, 0))
+            self.sequences.extend((request.request_id, sample, *who, 0, now_ns, code, 0, 0, 0, 0))
             self.num_sequences += 1
-
-    def _add_sequence(
-        self,
-        request: Request,
-        sample: int,
-        end: tuple[int, int, int],
-        reason: FinishReason,
-        course: tuple[int, int, int, int],
-    ) -> None:
-        code = self.reasons.get(reason.value)
-        if code is None:
-            code = self.reasons[reason.value] = len(self.reasons)
-        self.sequences.extend(
-            (
-                request.request_id,
-                sample,
-                request.arrival_ns,
-                request.num_samples,
-                request.priority,
-                request.num_prompt_tokens,
-                code,
-                *end,
-                *course,
-            )
-        )
