@@ -23,6 +23,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 TIME = "timedelta64[ns]"
+COMPLETED_REASONS = ("length", "length_capped", "stop")
+"""Finish reasons of requests that got all their tokens."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +54,9 @@ REQUEST_COLUMNS: Mapping[str, Column] = {
     "prefix_hit_tokens": Column(
         "int64", "tokens", "prompt tokens found in the prefix cache at first admission"
     ),
-    "finish_reason": Column("U16", "", "length, length_capped, stop, abort or rejected"),
+    "finish_reason": Column(
+        "U16", "", "length, length_capped, stop, abort or rejected; empty if it never ended"
+    ),
 }
 
 STEP_COLUMNS: Mapping[str, Column] = {
@@ -129,7 +133,7 @@ class RunRecord:
         _expect(min(self.num_blocks, self.block_size, self.num_replicas) >= 1, "sizes must be at least 1")
         missing = COUNTERS.keys() - self.counters.keys()
         _expect(not missing, f"counters: missing {', '.join(sorted(missing))}")
-        _expect(_ascends(self.requests["request_id"]), "requests: ids do not ascend")
+        self._check_requests()
         starts, replicas = self.steps["start"], self.steps["replica"]
         later, equal = starts[1:] > starts[:-1], starts[1:] == starts[:-1]
         in_order = later | (equal & (replicas[1:] > replicas[:-1]))
@@ -137,6 +141,15 @@ class RunRecord:
         _expect(bool((self.steps["end"] > starts).all()), "steps: a step ends before it starts")
         self._check_tokens()
         return self
+
+    def _check_requests(self) -> None:
+        _expect(_ascends(self.requests["request_id"]), "requests: ids do not ascend")
+        completed = np.isin(self.requests["finish_reason"], COMPLETED_REASONS)
+        for name in ("arrival", "first_scheduled", "first_token", "last_token", "finished"):
+            never = np.isnat(self.requests[name]) & completed
+            _expect(not never.any(), f"requests: a completed request has no {name} time")
+        empty = completed & (self.requests["longest_sample_tokens"] < 1)
+        _expect(not empty.any(), "requests: a completed request has no tokens")
 
     def _check_tokens(self) -> None:
         offsets, times, owners = self.token_offsets, self.token_times, self.stream_request
