@@ -98,10 +98,9 @@ def _load(shelf: str, reference: str, folder: Path, form: type[_File]) -> _File:
         return _read(folder / reference, form)
     known = _names(shelf)
     if reference not in known:
-        hint = did_you_mean(reference, known)
+        hint = did_you_mean(reference, known) or f", which has {', '.join(known)}"
         raise ValueError(
-            f"'{reference}' is not in the catalogue{hint}; it has {', '.join(known)}; "
-            "a path ending in .yaml names a file of your own"
+            f"'{reference}' is not in the catalogue{hint}; a path ending in .yaml names a file of your own"
         )
     with as_file(_shelf(shelf) / f"{reference}.yaml") as path:
         return _read(path, form)

@@ -67,6 +67,11 @@ class Fit:
         """KV blocks that can be handed out: one, the null block, never is."""
         return (self.engine.num_gpu_blocks_override or self.num_blocks_that_fit) - 1
 
+    @property
+    def num_needed_blocks(self) -> int:
+        """KV blocks of the longest sequence."""
+        return -(-self.max_model_len // self.engine.block_size)
+
     # Faults ---------------------------------------------------------------------------------------
 
     def faults(self) -> Iterator[Fault]:
@@ -98,11 +103,11 @@ class Fit:
         block_bytes = memory.kv_bytes_per_token * self.engine.block_size
         short = memory.weight_bytes + memory.reserved_bytes + 2 * block_bytes - memory.available_bytes
         larger = (
-            f"tensor_parallel_size {size} would"
+            f"tensor_parallel_size {size} would do"
             for size in (2, 4, 8, 16, 32, 64)
             if size > self.tensor_parallel_size
             and self.model.can_be_split(size)
-            and self.memory_with(size).num_kv_blocks(self.engine.block_size) > 1
+            and self.memory_with(size).num_kv_blocks(self.engine.block_size) > self.num_needed_blocks
         )
         return (
             f"{self.model.name} does not fit {self.gpu.name}: {memory.weight_bytes / _GB:.1f} GB of weights "
@@ -113,12 +118,11 @@ class Fit:
 
     def _pool_faults(self) -> Iterator[Fault]:
         block_size, usable = self.engine.block_size, self.num_usable_blocks
-        num_needed = -(-self.max_model_len // block_size)
-        if num_needed > usable:
+        if self.num_needed_blocks > usable:
             of_model = "" if self.engine.max_model_len else f" ({self.model.name}'s own)"
             message = (
-                f"a sequence of {self.max_model_len:,} tokens{of_model} needs {num_needed:,} KV blocks of "
-                f"{block_size}, and {usable:,} can be handed out: set engine.max_model_len to at most "
+                f"a sequence of {self.max_model_len:,} tokens{of_model} needs {self.num_needed_blocks:,} KV "
+                f"blocks of {block_size}, and {usable:,} can be handed out: set engine.max_model_len to at most "
                 f"{usable * block_size}"
             )
             yield ("engine", "max_model_len"), message

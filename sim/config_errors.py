@@ -27,8 +27,14 @@ def problem_at(mark: Mark, path: KeyPath, message: str) -> Problem:
 
 
 def in_file_order(problems: Iterable[Problem]) -> list[Problem]:
-    """By place; those without a line (overrides, and whole files) last, as they came."""
-    return sorted(problems, key=lambda p: (p.line is None, p.line or 0, p.column or 0))
+    """File by file, by place; those without a line (overrides, and whole files) last, as they came."""
+
+    def place(problem: Problem) -> tuple[bool, str, int, int]:
+        if problem.line is None:
+            return True, "", 0, 0
+        return False, problem.source, problem.line, problem.column or 0
+
+    return sorted(problems, key=place)
 
 
 def problems_of(error: ValidationError, section: type[BaseModel], document: Document) -> list[Problem]:

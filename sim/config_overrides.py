@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from sim.errors import ConfigError, Problem
-from sim.yaml_source import Document, KeyPath, dotted, parse_yaml
+from sim.yaml_source import Document, KeyPath, Mark, dotted, parse_yaml
 
 
 def apply_override(document: Document, override: str) -> None:
@@ -64,8 +64,10 @@ def _position(part: str, length: int, path: KeyPath) -> int:
 
 
 def _move_marks(document: Document, path: KeyPath, value: Document) -> None:
-    """What was said at a path is now said by the override."""
+    """What was said at a path is now said by the override, and so is what it had to make on the way."""
     for marks, moved in ((document.keys, value.keys), (document.values, value.values)):
         for inner in [known for known in marks if known[: len(path)] == path]:
             del marks[inner]
         marks |= {(*path, *inner): mark for inner, mark in moved.items()}
+        for length in range(1, len(path)):
+            marks.setdefault(path[:length], Mark(value.source))

@@ -14,7 +14,7 @@ from pydantic import AfterValidator, Field, ValidationInfo
 from sim.cluster import ClusterConfig
 from sim.config_catalog import is_path, load_gpu, load_model
 from sim.config_paths import expand_path, folder_of
-from sim.config_types import Count, CountOrZero, Duration, Pause, Section, Share
+from sim.config_types import WHOLE, Count, CountOrZero, Duration, Pause, Section, Share
 from sim.config_workload import WorkloadSection
 from sim.core.policy import Batching, Continuous, Dynamic, Static
 from sim.metrics import Slo
@@ -80,7 +80,7 @@ class EngineSection(Section):
     gpu_memory_utilization: Share = Field(
         default=0.9, description="Part of GPU memory the engine may use (0 to 1)."
     )
-    num_gpu_blocks_override: Annotated[Count, Field(ge=2)] | None = Field(
+    num_gpu_blocks_override: Annotated[int, Field(ge=2, le=10**9), WHOLE] | None = Field(
         default=None,
         description="KV blocks, instead of what memory allows; as in vLLM one of them, the null block, is "
         "never handed out, so 27001 gives 27000 usable ones.",
@@ -134,7 +134,7 @@ class EngineSection(Section):
 class ParallelismSection(Section):
     """How a replica is spread over GPUs."""
 
-    tensor_parallel_size: Annotated[Count, Field(le=1024)] = Field(
+    tensor_parallel_size: Annotated[int, Field(ge=1, le=1024), WHOLE] = Field(
         default=1, description="GPUs that share each layer of one replica."
     )
 
@@ -142,7 +142,7 @@ class ParallelismSection(Section):
 class ClusterSection(Section):
     """The fleet."""
 
-    replicas: Annotated[Count, Field(le=10_000)] = Field(
+    replicas: Annotated[int, Field(ge=1, le=10_000), WHOLE] = Field(
         default=1, description="Engines, each with memory of its own."
     )
     router: Literal["round_robin", "least_outstanding", "prefix_affine"] = Field(
@@ -172,7 +172,7 @@ class SloSection(Section):
 
 
 class ResultsSection(Section):
-    """Where results go."""
+    """The folder of results."""
 
     dir: str = Field(default="results", description="Folder, relative to where the command is run.")
 

@@ -54,12 +54,13 @@ Pause = Annotated[int, BeforeValidator(_read_pause), _write(Dimension.TIME), _sc
 Rate = Annotated[float, BeforeValidator(_read_rate), _write(Dimension.RATE), _schema(Dimension.RATE)]
 """More than 0; a second inside."""
 
-_WHOLE = BeforeValidator(_whole)
-Whole = Annotated[int, _WHOLE, Field(ge=-(10**9), le=10**9)]
+WHOLE = BeforeValidator(_whole)
+"""Goes after the bounds, which editors would not be told of otherwise."""
+Whole = Annotated[int, Field(ge=-(10**9), le=10**9), WHOLE]
 """Any whole number of sensible size."""
-Count = Annotated[int, _WHOLE, Field(ge=1, le=10**9)]
+Count = Annotated[int, Field(ge=1, le=10**9), WHOLE]
 """At least 1."""
-CountOrZero = Annotated[int, _WHOLE, Field(ge=0, le=10**9)]
+CountOrZero = Annotated[int, Field(ge=0, le=10**9), WHOLE]
 """At least 0."""
 Share = Annotated[float, Field(gt=0, le=1)]
 """A fraction, above 0."""

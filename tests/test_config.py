@@ -1,0 +1,447 @@
+"""Experiment files: what is right loads, what is wrong is reported all at once with its place."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sim.config import load_experiment
+from sim.core.block_pool import FreeOrder
+from sim.core.policy import Continuous, Dynamic, PolicyKind, Static
+from sim.errors import ConfigError
+from sim.metrics import Slo
+from sim.router import RouterKind
+from sim.yaml_dump import dump_yaml
+from workloads.arrivals import ClosedLoop, Poisson
+from workloads.lengths import Fixed, Lognormal
+from workloads.synthetic import SharedPrefix, SyntheticWorkload
+
+CONFIGS = Path(__file__).resolve().parent.parent / "configs"
+
+MINIMAL = """\
+model: llama-3-8b
+hardware: a100-80gb-sxm
+workload:
+  kind: synthetic
+  num_requests: 10
+  arrivals: {kind: poisson, rate: 10 /s}
+  prompt_tokens: {kind: fixed, tokens: 1000}
+  output_tokens: {kind: fixed, tokens: 250}
+"""
+
+
+def write(folder: Path, text: str, name: str = "experiment.yaml") -> Path:
+    """A configuration file."""
+    path = folder / name
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def faults(path: Path, *overrides: str) -> list[str]:
+    """Everything reported of a file, its path cut off."""
+    with pytest.raises(ConfigError) as caught:
+        load_experiment(path, overrides)
+    return [str(problem).replace(f"{path}:", "") for problem in caught.value.problems]
+
+
+# What is right ----------------------------------------------------------------------------------------
+
+
+def test_a_minimal_file_gets_the_defaults_of_the_engine(tmp_path: Path) -> None:
+    experiment = load_experiment(write(tmp_path, MINIMAL))
+    scheduler = experiment.engine.scheduler
+    assert experiment.name == "experiment"
+    assert experiment.seed == 0
+    assert experiment.model.name == "llama-3-8b"
+    assert experiment.gpu.name == "a100-80gb-sxm"
+    assert experiment.cluster.num_replicas == experiment.num_gpus == 1
+    assert experiment.workload == SyntheticWorkload(10, Poisson(10.0), Fixed(1000), Fixed(250))
+    assert (scheduler.max_num_seqs, scheduler.max_num_batched_tokens, scheduler.max_model_len) == (
+        256,
+        8192,
+        8192,
+    )
+    assert scheduler.batching == Continuous()
+    assert 27_000 < experiment.engine.cache.num_blocks < 28_000
+    assert experiment.warnings == ()
+
+
+FULL = """\
+name: full
+seed: 7
+model: llama-3-70b
+hardware: h100-sxm
+parallelism: {tensor_parallel_size: 4}
+cluster: {replicas: 3, router: prefix_affine, max_affinity_excess: 2}
+engine:
+  scheduler: vllm-0.16
+  block_size: 32
+  num_gpu_blocks_override: 5001
+  max_num_seqs: 1e2
+  max_model_len: 4096
+  scheduling_policy: priority
+  watermark: 0.01
+  exempt_lone_prompt: true
+  batching: {kind: dynamic, max_batch_size: 8, max_wait: 50 ms}
+  max_horizon: 1
+workload:
+  kind: synthetic
+  num_requests: 5
+  arrivals: {kind: closed_loop, concurrency: 3, think_time: 2 s}
+  prompt_tokens: {kind: lognormal, mean: 1000, cv: 1.5, high: 3000}
+  output_tokens: {kind: fixed, tokens: 10}
+  num_samples: 2
+  shared_prefix: {groups: 2, tokens: 64}
+  priorities: [0, 1]
+  cancel_after: 1 min
+slo: {ttft: 500 ms, tpot: 50 ms, e2el: 10 s}
+results: {dir: elsewhere}
+"""
+
+
+def test_every_section_reaches_the_value_behind_it(tmp_path: Path) -> None:
+    experiment = load_experiment(write(tmp_path, FULL))
+    cache, scheduler = experiment.engine.cache, experiment.engine.scheduler
+    assert (experiment.name, experiment.seed, experiment.num_gpus) == ("full", 7, 12)
+    assert experiment.cluster.router is RouterKind.PREFIX_AFFINE
+    assert experiment.cluster.max_affinity_excess == 2
+    assert (cache.block_size, cache.num_blocks, cache.free_order) == (32, 5000, FreeOrder.TAIL)
+    assert (scheduler.max_num_seqs, scheduler.max_model_len) == (100, 4096)
+    assert scheduler.policy is PolicyKind.PRIORITY
+    assert (scheduler.full_sequence_gate, scheduler.exempt_lone_prompt) == (False, True)
+    assert scheduler.watermark_fraction == 0.01
+    assert scheduler.batching == Dynamic(8, 50_000_000)
+    assert experiment.engine.max_horizon == 1
+    assert experiment.workload == SyntheticWorkload(
+        num_requests=5,
+        arrivals=ClosedLoop(3, 2_000_000_000),
+        prompt_tokens=Lognormal(1000.0, 1.5, high=3000),
+        output_tokens=Fixed(10),
+        num_samples=2,
+        shared_prefix=SharedPrefix(2, 64),
+        priorities=(0, 1),
+        cancel_after_ns=60_000_000_000,
+    )
+    assert experiment.slo == Slo(500_000_000, 50_000_000, 10_000_000_000)
+    assert experiment.results_dir == Path("elsewhere")
+
+
+def test_a_release_sets_the_rules_that_are_not_given(tmp_path: Path) -> None:
+    path = write(tmp_path, MINIMAL)
+    new, old = (load_experiment(path, [f"engine.scheduler={name}"]) for name in ("vllm-0.32", "vllm-0.10"))
+    assert new.engine.scheduler.full_sequence_gate
+    assert new.engine.cache.free_order is FreeOrder.UNHASHED_FIRST
+    assert not old.engine.scheduler.full_sequence_gate
+    assert old.engine.cache.free_order is FreeOrder.TAIL
+
+
+def test_one_block_of_the_override_is_the_null_block(tmp_path: Path) -> None:
+    experiment = load_experiment(write(tmp_path, MINIMAL), ["engine.num_gpu_blocks_override=27001"])
+    assert experiment.engine.cache.num_blocks == 27_000
+    assert experiment.engine.cache.has_null_block
+
+
+# What is wrong ----------------------------------------------------------------------------------------
+
+
+def test_all_faults_of_a_file_are_reported_at_once_in_file_order(tmp_path: Path) -> None:
+    path = write(
+        tmp_path,
+        """\
+name: no spaces!
+seed: 1.5
+model: llama-3-8bb
+hardwear: a100-80gb-sxm
+engine:
+  schedular: vllm-0.32
+  block_size: "16"
+  block_size: 32
+  gpu_memory_utilization: .nan
+  max_num_seqs: 99999999999999999999999
+  enable_prefix_caching: off
+  scheduling_policy: fcsf
+  batching: {kind: dynamik, max_batch_size: 8}
+cluster: 3
+workload:
+  kind: synthetic
+  num_requests: -5
+  arrivals: {kind: poisson, rate: 10}
+  prompt_tokens: {kind: uniform, low: 10, high: 5}
+  output_tokens: {tokens: 5}
+  cancel_after: -1 s
+slo: {ttft: 500 GB, tpott: 5 ms}
+""",
+    )
+    assert faults(path) == [
+        "1:1: hardware: this key is required and missing",
+        "1:7: name: must be letters, digits, '.', '_' and '-' only, not the text 'no spaces!'",
+        "2:7: seed: must be a whole number, not 1.5",
+        (
+            "3:8: model: 'llama-3-8bb' is not in the catalogue (did you mean 'llama-3-8b'?); "
+            "a path ending in .yaml names a file of your own"
+        ),
+        "4:1: hardwear: unknown key (did you mean 'hardware'?)",
+        "6:3: engine.schedular: unknown key (did you mean 'scheduler'?)",
+        "7:15: engine.block_size: must be a whole number, not the text '16'",
+        "8:3: engine.block_size: duplicate key; first on line 7",
+        "9:27: engine.gpu_memory_utilization: must be a finite number, not nan",
+        "10:17: engine.max_num_seqs: the number 999999999999... (23 digits) is too large",
+        "11:26: engine.enable_prefix_caching: must be true or false, not the text 'off'",
+        (
+            "12:22: engine.scheduling_policy: the text 'fcsf' is not one of fcfs, priority "
+            "(did you mean 'fcfs'?)"
+        ),
+        (
+            "13:20: engine.batching.kind: the text 'dynamik' is not one of continuous, static, dynamic "
+            "(did you mean 'dynamic'?)"
+        ),
+        "14:10: cluster: must be a mapping of keys, not 3",
+        "17:17: workload.num_requests: must be at least 1, not -5",
+        "18:35: workload.arrivals.rate: 10 has no unit: a rate is written like '10 /s' (/s, /min, /h)",
+        "19:18: workload.prompt_tokens: lengths: need 1 <= low <= high <= 10000000, not low 10, high 5",
+        (
+            "20:3: workload.output_tokens.kind: this key is required and missing: one of fixed, uniform, "
+            "normal, lognormal, gamma, zipf, empirical"
+        ),
+        "21:17: workload.cancel_after: a time must be positive, not '-1 s'",
+        "22:13: slo.ttft: 'GB' is a unit of memory, not of time: write it like '50 ms'",
+        "22:21: slo.tpott: unknown key (did you mean 'tpot'?)",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "fault"),
+    [
+        ("rate: 10 /s", "rate: 10", "rate: 10 has no unit: a rate is written like '10 /s'"),
+        ("rate: 10 /s", "rate: -10 /s", "rate: a rate must be positive, not '-10 /s'"),
+        ("rate: 10 /s", "rate: .nan", "rate: a rate must be finite, not nan"),
+        ("rate: 10 /s", "rate: nan /s", "rate: a rate must be finite, not 'nan /s'"),
+        ("rate: 10 /s", "rate: 10 ms", "rate: 'ms' is a unit of time, not of rate"),
+        ("rate: 10 /s", "burstiness: 2", "burstiness: unknown key; known here: rate, kind"),
+        ("num_requests: 10", "num_requests: 1e30", "num_requests: must be at most 1,000,000,000"),
+        ("num_requests: 10", "num_requests: 100000000", "num_requests must be from 1 to 10,000,000"),
+        ("num_requests: 10", "num_requests: true", "num_requests: must be a whole number, not true"),
+        ("num_requests: 10", "num_requests:", "num_requests: must be a whole number, not nothing"),
+        ("num_requests: 10", "num_requests: [1]", "num_requests: must be a whole number, not a list"),
+        ("kind: synthetic", "kind: synthetik", "kind: the text 'synthetik' is not one of synthetic, trace"),
+        ("kind: synthetic", "kinds: synthetic", "workload.kind: this key is required and missing"),
+        ("model: llama-3-8b", "model: 8", "model: must be text, not 8"),
+        ("{kind: fixed, tokens: 250}", "250", "output_tokens: must be a mapping of keys, not 250"),
+    ],
+)
+def test_a_wrong_value_is_named_with_what_to_write(tmp_path: Path, old: str, new: str, fault: str) -> None:
+    text = MINIMAL.replace(old, new)
+    assert text != MINIMAL
+    assert fault in "\n".join(faults(write(tmp_path, text)))
+
+
+def test_faults_of_the_yaml_and_of_the_values_come_together(tmp_path: Path) -> None:
+    path = write(tmp_path, "seed: 007\n" + MINIMAL + "sed: 1\nmodel: twice\n")
+    assert faults(path) == [
+        "1:7: seed: 007 has a leading zero, octal to some: write 7, or quote",
+        "10:1: sed: unknown key (did you mean 'seed'?)",
+        "11:1: model: duplicate key; first on line 2",
+    ]
+
+
+@pytest.mark.parametrize("text", ["", "# nothing\n", "---\n"])
+def test_an_empty_file_lacks_everything(tmp_path: Path, text: str) -> None:
+    assert [fault.split(": ")[1] for fault in faults(write(tmp_path, text))] == [
+        "model",
+        "hardware",
+        "workload",
+    ]
+
+
+def test_a_file_that_is_no_mapping_is_refused(tmp_path: Path) -> None:
+    assert faults(write(tmp_path, "- 1\n- 2\n")) == ["1:1: must be a mapping of keys, not a list"]
+
+
+def test_text_that_yaml_11_takes_for_a_boolean_or_a_number_stays_text(tmp_path: Path) -> None:
+    assert load_experiment(write(tmp_path, MINIMAL + "name: off\n")).name == "off"
+    assert faults(write(tmp_path, MINIMAL + "name: 1e3\n")) == ["9:7: name: must be text, not 1000.0"]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "model: !!python/object/apply:os.system [true]\n",
+        "a: &a [1,2]\nb: &b [*a,*a]\n" + "".join(f"x{i}: &x{i} [{'*b,' * 9}]\n" for i in range(200)),
+        "[" * 3000,
+        "model: 'unfinished\n",
+        "model: a\n---\nmodel: b\n",
+    ],
+)
+def test_hostile_and_broken_texts_are_config_errors(tmp_path: Path, text: str) -> None:
+    assert len(faults(write(tmp_path, text))) == 1
+
+
+def test_a_file_that_is_not_utf8_is_a_config_error(tmp_path: Path) -> None:
+    path = tmp_path / "latin.yaml"
+    path.write_bytes(b"name: caf\xe9\n")
+    assert faults(path) == ["1:10: is not UTF-8: byte 0xe9; save the file as UTF-8"]
+
+
+def test_faults_of_a_hardware_file_of_ones_own_are_placed_in_that_file(tmp_path: Path) -> None:
+    write(tmp_path, "name: mine\nmemory: {value: 80, unit: GiB, source: guess}\n", "mine.yaml")
+    path = write(tmp_path, MINIMAL.replace("a100-80gb-sxm", "./mine.yaml") + "sed: 1\n")
+    found = faults(path)
+    assert found[0] == "9:1: sed: unknown key (did you mean 'seed'?)"
+    mine = f"{tmp_path / 'mine.yaml'}:2:40: memory.source: the text 'guess' is not one of"
+    assert any(fault.startswith(mine) for fault in found[1:])
+
+
+# Written back and read again --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("text", [MINIMAL, FULL])
+def test_a_resolved_configuration_loads_as_an_equal_experiment(tmp_path: Path, text: str) -> None:
+    experiment = load_experiment(write(tmp_path, text))
+    elsewhere = tmp_path / "deeper"
+    elsewhere.mkdir()
+    again = load_experiment(write(elsewhere, dump_yaml(experiment.resolved()), "config.yaml"))
+    assert again == experiment
+    assert again.resolved() == experiment.resolved()
+
+
+def test_a_resolved_configuration_finds_its_files_from_anywhere(tmp_path: Path) -> None:
+    write(tmp_path, "arrived_at,num_prefill_tokens,num_decode_tokens\n0,5,5\n", "trace.csv")
+    text = MINIMAL.split("workload:")[0] + "workload: {kind: trace, path: trace.csv, format: vidur}\n"
+    experiment = load_experiment(write(tmp_path, text))
+    elsewhere = tmp_path / "deeper"
+    elsewhere.mkdir()
+    assert load_experiment(write(elsewhere, dump_yaml(experiment.resolved()))).workload == experiment.workload
+
+
+LENGTHS = st.one_of(
+    st.builds(lambda tokens: {"kind": "fixed", "tokens": tokens}, st.integers(1, 10**6)),
+    st.builds(
+        lambda low, more: {"kind": "uniform", "low": low, "high": low + more},
+        st.integers(1, 1000),
+        st.integers(0, 1000),
+    ),
+    st.builds(
+        lambda kind, mean, cv: {"kind": kind, "mean": mean, "cv": cv},
+        st.sampled_from(["lognormal", "gamma"]),
+        st.floats(1, 1e5),
+        st.floats(0.01, 10),
+    ),
+)
+ARRIVALS = st.one_of(
+    st.builds(
+        lambda kind, rate: {"kind": kind, "rate": f"{rate!r} /s"},
+        st.sampled_from(["poisson", "constant", "gamma", "vllm_gamma"]),
+        st.floats(1e-6, 1e6),
+    ),
+    st.just({"kind": "all_at_once"}),
+    st.builds(
+        lambda users, ns: {"kind": "closed_loop", "concurrency": users, "think_time": f"{ns} ns"},
+        st.integers(1, 1000),
+        st.integers(0, 10**15),
+    ),
+)
+BATCHING = st.one_of(
+    st.just({"kind": "continuous"}),
+    st.builds(lambda size: {"kind": "static", "max_batch_size": size}, st.integers(1, 64)),
+    st.builds(
+        lambda size, wait: {"kind": "dynamic", "max_batch_size": size, "max_wait": f"{wait} us"},
+        st.integers(1, 64),
+        st.integers(0, 10**9),
+    ),
+)
+EXPERIMENTS = st.fixed_dictionaries(
+    {
+        "model": st.sampled_from(["llama-3-8b", "qwen2.5-0.5b"]),
+        "hardware": st.sampled_from(["h100-sxm", "mi300x"]),
+        "workload": st.fixed_dictionaries(
+            {
+                "kind": st.just("synthetic"),
+                "num_requests": st.integers(1, 10**6),
+                "arrivals": ARRIVALS,
+                "prompt_tokens": LENGTHS,
+                "output_tokens": LENGTHS,
+            }
+        ),
+    },
+    optional={
+        "name": st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._-]{0,20}", fullmatch=True),
+        "seed": st.integers(0, 2**63 - 1),
+        "slo": st.fixed_dictionaries(
+            {}, optional={"ttft": st.integers(1, 10**12).map(lambda ns: f"{ns} ns"), "tpot": st.just("5 ms")}
+        ),
+        "engine": st.fixed_dictionaries(
+            {},
+            optional={
+                "scheduler": st.sampled_from(["vllm-0.32", "vllm-0.16", "vllm-0.10"]),
+                "block_size": st.sampled_from([8, 16, 32]),
+                "max_num_seqs": st.integers(64, 512),
+                "watermark": st.floats(0, 0.9),
+                "batching": BATCHING,
+                "free_order": st.sampled_from(["unhashed_first", "tail"]),
+                "max_horizon": st.integers(1, 10**6),
+            },
+        ),
+    },
+)
+
+
+@given(data=EXPERIMENTS)
+def test_any_experiment_written_back_loads_as_an_equal_one(
+    tmp_path_factory: pytest.TempPathFactory, data: dict[str, Any]
+) -> None:
+    folder = tmp_path_factory.mktemp("configs", numbered=True)
+    experiment = load_experiment(write(folder, dump_yaml(data)))
+    again = load_experiment(write(folder, dump_yaml(experiment.resolved()), "again.yaml"))
+    assert again == experiment
+
+
+# Our own ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "path",
+    [path for path in sorted(CONFIGS.rglob("*.yaml")) if "PAGECAST_DATA" not in path.read_text()],
+    ids=lambda path: path.stem,
+)
+def test_our_own_configurations_load_without_a_warning(path: Path) -> None:
+    assert load_experiment(path).warnings == ()
+
+
+@pytest.mark.parametrize("name", ["azure_conv", "mooncake_conv"])
+def test_our_own_configurations_of_real_traces_load(name: str, traces_dir: Path) -> None:
+    experiment = load_experiment(CONFIGS / f"{name}.yaml", [])
+    assert str(traces_dir.resolve()) in str(experiment.settings["workload"]["path"])
+
+
+def test_the_batching_configuration_takes_all_three_policies() -> None:
+    path = CONFIGS / "batching.yaml"
+    assert load_experiment(path).engine.scheduler.batching == Continuous()
+    static = load_experiment(path, ["engine.batching={kind: static, max_batch_size: 32}"])
+    assert static.engine.scheduler.batching == Static(32)
+    dynamic = load_experiment(path, ["engine.batching={kind: dynamic, max_batch_size: 32, max_wait: 200 ms}"])
+    assert dynamic.engine.scheduler.batching == Dynamic(32, 200_000_000)
+
+
+@pytest.mark.parametrize(
+    ("name", "num_requests", "rate_per_s", "num_blocks"),
+    [
+        ("1k_at_10", 1_000, 10, 27_000),
+        ("10k_at_10", 10_000, 10, 27_000),
+        ("10k_at_40", 10_000, 40, 27_000),
+        ("10k_at_40_tight", 10_000, 40, 10_000),
+    ],
+)
+def test_the_standard_workloads_of_the_speed_bench_are_as_defined(
+    name: str, num_requests: int, rate_per_s: float, num_blocks: int
+) -> None:
+    experiment = load_experiment(CONFIGS / "bench" / f"{name}.yaml")
+    assert experiment.workload == SyntheticWorkload(
+        num_requests, Poisson(rate_per_s), Fixed(1000), Fixed(250)
+    )
+    cache, scheduler = experiment.engine.cache, experiment.engine.scheduler
+    assert (cache.num_blocks, cache.block_size, cache.enable_prefix_caching) == (num_blocks, 16, False)
+    assert (scheduler.max_num_seqs, scheduler.max_num_batched_tokens) == (256, 8192)

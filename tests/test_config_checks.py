@@ -1,0 +1,129 @@
+"""Whether the parts of an experiment fit together."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from sim.config import load_experiment
+from sim.errors import ConfigError
+
+TEXT = """\
+model: llama-3-8b
+hardware: a100-80gb-sxm
+engine:
+  max_model_len: 8192
+workload:
+  kind: synthetic
+  num_requests: 10
+  arrivals: {kind: poisson, rate: 10 /s}
+  prompt_tokens: {kind: fixed, tokens: 1000}
+  output_tokens: {kind: fixed, tokens: 250}
+"""
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    """A configuration whose parts fit."""
+    path = tmp_path / "experiment.yaml"
+    path.write_text(TEXT)
+    return path
+
+
+def faults(path: Path, *overrides: str) -> str:
+    """Everything reported, a fault a line."""
+    with pytest.raises(ConfigError) as caught:
+        load_experiment(path, overrides)
+    return str(caught.value).replace(f"{path}:", "")
+
+
+def test_a_pool_smaller_than_the_longest_sequence_is_refused_with_the_remedy(path: Path) -> None:
+    assert faults(path, "engine.num_gpu_blocks_override=100") == (
+        "4:18: engine.max_model_len: a sequence of 8,192 tokens needs 512 KV blocks of 16, and 99 can be "
+        "handed out: set engine.max_model_len to at most 1584"
+    )
+    remedied = ["engine.num_gpu_blocks_override=100", "engine.max_model_len=1584"]
+    assert load_experiment(path, remedied).engine.cache.num_blocks == 99
+
+
+def test_a_model_whose_own_length_does_not_fit_says_so(path: Path) -> None:
+    found = faults(path, "model=llama-3.1-8b", "hardware=rtx-4090", "engine.max_model_len=~")
+    assert "131,072 tokens (llama-3.1-8b's own) needs 8,192 KV blocks of 16, and 2,587" in found
+
+
+def test_a_model_that_does_not_fit_says_by_how_much_and_what_would(path: Path) -> None:
+    assert faults(path, "model=llama-3-70b") == (
+        "--set model: llama-3-70b does not fit a100-80gb-sxm: 141.1 GB of weights and 3.5 GB reserved leave "
+        "no KV block in the 77.3 GB that the engine may use; short by 67.31 GB (tensor_parallel_size 2 would "
+        "do)"
+    )
+    assert load_experiment(path, ["model=llama-3-70b", "parallelism.tensor_parallel_size=2"])
+
+
+def test_the_advised_number_of_gpus_leaves_room_for_the_longest_sequence(path: Path) -> None:
+    overrides = ["model=llama-3.1-70b", "engine.max_model_len=131072"]
+    assert "(tensor_parallel_size 4 would do)" in faults(path, *overrides)
+    assert load_experiment(path, [*overrides, "parallelism.tensor_parallel_size=4"])
+
+
+def test_a_model_that_fits_no_number_of_these_gpus_says_so(path: Path) -> None:
+    found = faults(path, "model=llama-3.1-405b", "hardware=l4", "engine.gpu_memory_utilization=0.15")
+    assert "no number of these GPUs would do" in found
+
+
+def test_heads_that_do_not_divide_over_the_gpus_are_refused(path: Path) -> None:
+    assert faults(path, "parallelism.tensor_parallel_size=3") == (
+        "--set parallelism.tensor_parallel_size: the 32 query and 8 KV heads of llama-3-8b do not divide "
+        "over 3 GPUs: use one of 1, 2, 4, 8, 16, 32"
+    )
+
+
+def test_limits_that_contradict_each_other_are_refused_all_at_once(path: Path) -> None:
+    found = faults(
+        path,
+        "engine.batching={kind: static, max_batch_size: 999}",
+        "engine.max_num_batched_tokens=100",
+        "engine.max_num_scheduled_tokens=200",
+        "engine.enable_chunked_prefill=false",
+        "engine.long_prefill_token_threshold=9000",
+    ).splitlines()
+    assert found == [
+        (
+            "--set engine.batching: engine.batching.max_batch_size: a batch of 999 never fills: max_num_seqs "
+            "is 256"
+        ),
+        "--set engine.max_num_batched_tokens: 100 is below max_num_seqs (256): each computes a token a step",
+        "--set engine.max_num_scheduled_tokens: 200 is above max_num_batched_tokens (100)",
+        (
+            "--set engine.enable_chunked_prefill: without it a prompt must fit one step, but a step takes "
+            "200 tokens and max_model_len is 8192: raise max_num_batched_tokens or lower max_model_len"
+        ),
+        "--set engine.long_prefill_token_threshold: 9000 is above max_model_len (8192)",
+    ]
+
+
+def test_chunked_prefill_may_be_off_when_every_prompt_fits_a_step(path: Path) -> None:
+    experiment = load_experiment(path, ["engine.enable_chunked_prefill=false"])
+    assert not experiment.engine.scheduler.enable_chunked_prefill
+
+
+@pytest.mark.parametrize(
+    ("overrides", "warning"),
+    [
+        (["engine.max_model_len=16384"], "is above the 8192 positions that llama-3-8b was made for"),
+        (["engine.num_gpu_blocks_override=30000"], "is above the 27536 blocks that fit beside llama-3-8b"),
+        (
+            ["cluster.router=prefix_affine", "engine.enable_prefix_caching=false"],
+            "gains nothing while engine.enable_prefix_caching is false",
+        ),
+        (["engine.async_scheduling=true"], "simulated steps do not overlap"),
+    ],
+)
+def test_what_is_probably_not_meant_is_a_warning(path: Path, overrides: list[str], warning: str) -> None:
+    (found,) = load_experiment(path, overrides).warnings
+    assert warning in found
+
+
+def test_a_short_limit_on_length_needs_no_warning(path: Path) -> None:
+    assert load_experiment(path, ["engine.max_model_len=100"]).warnings == ()
