@@ -122,8 +122,8 @@ class Fit:
             of_model = "" if self.engine.max_model_len else f" ({self.model.name}'s own)"
             message = (
                 f"a sequence of {self.max_model_len:,} tokens{of_model} needs {self.num_needed_blocks:,} KV "
-                f"blocks of {block_size}, and {usable:,} can be handed out: set engine.max_model_len to at most "
-                f"{usable * block_size}"
+                f"blocks of {block_size}, and {usable:,} can be handed out: "
+                f"set engine.max_model_len to at most {usable * block_size}"
             )
             yield ("engine", "max_model_len"), message
 

@@ -28,13 +28,13 @@ def problem_at(mark: Mark, path: KeyPath, message: str) -> Problem:
 
 def in_file_order(problems: Iterable[Problem]) -> list[Problem]:
     """File by file, by place; those without a line (overrides, and whole files) last, as they came."""
+    return sorted(problems, key=_order)
 
-    def place(problem: Problem) -> tuple[bool, str, int, int]:
-        if problem.line is None:
-            return True, "", 0, 0
-        return False, problem.source, problem.line, problem.column or 0
 
-    return sorted(problems, key=place)
+def _order(problem: Problem) -> tuple[bool, str, int, int]:
+    if problem.line is None:
+        return True, "", 0, 0
+    return False, problem.source, problem.line, problem.column or 0
 
 
 def problems_of(error: ValidationError, section: type[BaseModel], document: Document) -> list[Problem]:

@@ -199,7 +199,7 @@ class ExperimentFile(Section):
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)] | None = Field(
         default=None, description="Names the folder of results; left out: the file's own name."
     )
-    seed: Annotated[int, Field(ge=0, le=2**63 - 1)] = Field(
+    seed: Annotated[int, Field(ge=0, le=2**63 - 1), WHOLE] = Field(
         default=0, description="Everything random comes from it."
     )
     model: Annotated[str, AfterValidator(_known_model)] = Field(

@@ -157,6 +157,7 @@ class _LimitedLoader(yaml.SafeLoader):
         self._num_aliases = 0
 
     def compose_node(self, parent: Node | None, index: Any) -> Node | None:
+        """The next node; PyYAML calls it for every one."""
         event: Any = self.peek_event()  # type: ignore[no-untyped-call]  # the stubs leave it out
         self._num_nodes += 1
         self._num_aliases += isinstance(event, yaml.AliasEvent)
