@@ -137,3 +137,9 @@ def test_faults_of_file_and_overrides_come_together_the_file_first(path: Path) -
         "--set nonsense: is not key=value, such as engine.block_size=32",
         "--set engine.block_size: must be at least 1, not 0",
     ]
+
+
+def test_what_an_override_replaced_is_no_longer_a_place(path: Path) -> None:
+    assert faults(path, "workload.arrivals={kind: poisson}") == [
+        "--set workload.arrivals: workload.arrivals.rate: this key is required and missing"
+    ]

@@ -109,6 +109,12 @@ def test_a_long_prompt_is_bound_by_computing() -> None:
     assert step_ns(0, 0, ((8192, 0, False),)) == pytest.approx(floor_ns + A100.step_overhead_ns, rel=1e-3)
 
 
+def test_only_sampled_tokens_pay_for_the_output_projection() -> None:
+    head_ns = 2 * LLAMA.num_head_parameters / A100.achieved_flops_per_s * 1e9
+    samples, does_not = (step_ns(0, 0, ((4096, 0, yields),)) for yields in (True, False))
+    assert samples - does_not == pytest.approx(head_ns, abs=1)
+
+
 def test_each_token_of_context_costs_its_kv_bytes() -> None:
     kv_ns = LLAMA.kv_bytes_per_token / A100.achieved_bandwidth_bytes_per_s * 1e9
     assert step_ns(64, 164_000) - step_ns(64, 64_000) == pytest.approx(100_000 * kv_ns, abs=2)
