@@ -167,8 +167,8 @@ def test_hostile_and_broken_texts_are_config_errors(tmp_path: Path, text: str) -
 
 def test_a_file_that_is_not_utf8_is_a_config_error(tmp_path: Path) -> None:
     path = tmp_path / "latin.yaml"
-    path.write_bytes(b"name: caf\xe9\n")
-    assert faults(path) == ["1:10: is not UTF-8: byte 0xe9; save the file as UTF-8"]
+    path.write_bytes(b"name: \xe9t\xe9\n")
+    assert faults(path) == ["1:7: is not UTF-8: byte 0xe9; save the file as UTF-8"]
 
 
 def test_faults_of_a_hardware_file_of_ones_own_are_placed_in_that_file(tmp_path: Path) -> None:
