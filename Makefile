@@ -1,0 +1,60 @@
+# Two commands do everything on a fresh machine with Python 3.11 or newer: `make quickstart` and `make test`.
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+CODE := sim workloads gpu_backend tests
+
+.DEFAULT_GOAL := help
+.PHONY: help quickstart simulate compare test test-all test-gpu check format bench clean
+
+help: ## list the targets
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+$(VENV)/.installed: pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable .
+	touch $@
+
+$(VENV)/.installed-dev: pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	touch $(VENV)/.installed $@
+
+quickstart: $(VENV)/.installed ## set up, simulate configs/quickstart.yaml, say what was found and where the pictures are
+	$(BIN)/pagecast simulate configs/quickstart.yaml
+
+CONFIG ?= configs/quickstart.yaml
+simulate: $(VENV)/.installed ## simulate CONFIG=...
+	$(BIN)/pagecast simulate $(CONFIG)
+
+compare: $(VENV)/.installed ## static, dynamic and continuous batching on the same requests, three rows
+	$(BIN)/pagecast simulate configs/batching.yaml \
+	  --vary 'engine.batching={kind: static, max_batch_size: 32}' \
+	  --vary 'engine.batching={kind: dynamic, max_batch_size: 32, max_wait: 200 ms}' \
+	  --vary 'engine.batching={kind: continuous}'
+
+test: $(VENV)/.installed-dev ## the fast tests
+	$(BIN)/python -m pytest -q -n 2 -m 'not slow and not gpu'
+
+test-all: $(VENV)/.installed-dev ## all tests but those that need a GPU, with thousands of examples each
+	HYPOTHESIS_PROFILE=nightly $(BIN)/python -m pytest -q -n 2 -m 'not gpu'
+
+test-gpu: $(VENV)/.installed-dev ## tests that need a CUDA device
+	$(BIN)/python -m pytest -q -m gpu
+
+check: $(VENV)/.installed-dev ## format, lint, types, spelling
+	$(BIN)/ruff format --check $(CODE)
+	$(BIN)/ruff check $(CODE)
+	$(BIN)/mypy
+	$(BIN)/codespell $(CODE) README.md CONTRIBUTING.md CHANGELOG.md configs
+
+format: $(VENV)/.installed-dev ## let ruff format and mend
+	$(BIN)/ruff format $(CODE)
+	$(BIN)/ruff check --fix $(CODE)
+
+bench: $(VENV)/.installed-dev ## speed of the simulator, written to results/bench.md
+	$(BIN)/python -m tests.bench.bench_simulation
+
+clean: ## remove what was made, but not results
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
