@@ -79,13 +79,16 @@ class Cluster:
         self._progress = _Throttled(on_progress) if on_progress is not None else None
 
     def run(self) -> None:
-        """Simulate until every request has ended.
-
-        Raises:
-            SimulationError: Requests stand still, or blocks are held at the end.
-        """
+        """Simulate until nothing is left to happen."""
         self._timeline.env.process(self._clients.arrivals())
         self._timeline.env.run()
+
+    def check_ended(self) -> None:
+        """Verify that every request has ended and gave back what it held.
+
+        Raises:
+            SimulationError: Requests stand still, or blocks are held.
+        """
         if self._num_ended < self._num_requests:
             raise SimulationError(self._standstill())
         for core in self.cores:

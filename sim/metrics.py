@@ -63,6 +63,12 @@ class Summary:
     notes: tuple[str, ...]
     """What a reader should know before trusting the numbers, as sentences."""
 
+    @property
+    def slo(self) -> Slo:
+        """The goals the run was judged by."""
+        limits_ms = [self.values.get(f"sim_slo_{name}_ms") for name in GOALS]
+        return Slo(*(None if limit is None else round(limit * NS_PER_MS) for limit in limits_ms))
+
     def to_json(self) -> dict[str, Any]:
         """The document `summary.json`: flat numbers first, words after."""
         return {
@@ -75,6 +81,18 @@ class Summary:
             "sim_weak_percentiles": list(self.weak),
             "sim_definitions": _definitions(self.values),
         }
+
+    @classmethod
+    def from_json(cls, document: Mapping[str, Any]) -> Summary:
+        """The summary that `to_json` wrote; raises KeyError or ValueError for anything else."""
+        if document["sim_schema_version"] != SUMMARY_SCHEMA_VERSION:
+            raise ValueError(f"schema version {document['sim_schema_version']}, not {SUMMARY_SCHEMA_VERSION}")
+        return cls(
+            Identity(document["sim_experiment"], document["model_id"], document["sim_seed"]),
+            {key: value for key, value in document.items() if definition_of(key) is not None},
+            tuple(document["sim_weak_percentiles"]),
+            tuple(document["sim_notes"]),
+        )
 
 
 def summarize(record: RunRecord, slo: Slo, identity: Identity) -> Summary:

@@ -19,15 +19,26 @@ from workloads.spec import Workload
 
 
 def simulate(
-    experiment: Experiment, *, cost: CostModel | None = None, on_progress: Progress | None = None
+    experiment: Experiment,
+    *,
+    workload: Workload | None = None,
+    cost: CostModel | None = None,
+    on_progress: Progress | None = None,
 ) -> RunRecord:
-    """Simulate an experiment, with the step times of its model on its GPU unless others are given.
+    """Simulate an experiment.
+
+    Args:
+        experiment: What to simulate.
+        workload: Its workload, if that has been made already.
+        cost: Step times; None: those of its model on its GPU.
+        on_progress: Called now and then with simulated nanoseconds, requests ended, requests in all.
 
     Raises:
         WorkloadError: The workload cannot be read or made.
         SimulationError: See `run`.
     """
-    workload = build(experiment.workload, seed=experiment.seed)
+    if workload is None:
+        workload = build(experiment.workload, seed=experiment.seed)
     if cost is None:
         cost = RooflineCost(
             experiment.model, experiment.gpu, tensor_parallel_size=experiment.tensor_parallel_size
@@ -52,6 +63,7 @@ def run(
         started_s = time.process_time()
         cluster.run()
         cpu_s = time.process_time() - started_s
+    cluster.check_ended()
     return build_record(cluster.recorder, cluster.cores, cpu_s)
 
 

@@ -48,13 +48,19 @@ class Measurement:
 
     def row(self) -> str:
         """A line of the table."""
-        counters = self.record.counters
-        return (
-            f"| {self.name} | {self.num_requests:,} | {self.median_cpu_s:.3f} " f"({min(self.cpu_s):.3f}
-            to {max(self.cpu_s):.3f}) | {self.num_requests / self.median_cpu_s:,.0f} " f"|
-            {self.us_per_request:.1f} | {counters['num_steps'] / self.num_requests:.2f} " f"|
-            {counters['num_plans'] / self.num_requests:.2f} | {counters['preemptions']:,} |"
+        counters, count = self.record.counters, self.num_requests
+        spread = f"({min(self.cpu_s):.3f} to {max(self.cpu_s):.3f})"
+        cells = (
+            self.name,
+            f"{count:,}",
+            f"{self.median_cpu_s:.3f} {spread}",
+            f"{count / self.median_cpu_s:,.0f}",
+            f"{self.us_per_request:.1f}",
+            f"{counters['num_steps'] / count:.2f}",
+            f"{counters['num_plans'] / count:.2f}",
+            f"{counters['preemptions']:,}",
         )
+        return f"| {' | '.join(cells)} |"
 
 
 def measure(name: str, config: Path, overrides: tuple[str, ...] = ()) -> Measurement:

@@ -1,0 +1,138 @@
+"""The command line: `pagecast simulate`, `check`, `schema`, `conform`, `compare`.
+
+Each command is a thin wrapper over a Python function, imported when it is called, so that `--help` is quick.
+Results go to standard output, everything else to standard error. Exit codes: 0 fine, 1 the answer is no,
+2 bad input, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(
+    name="pagecast",
+    help="Plan LLM serving by simulation, and prove the plan on a real engine.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+BAD_INPUT = 2
+INTERRUPTED = 130
+
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="Change one value, such as engine.block_size=32; may be given several times.",
+    ),
+]
+
+
+@app.command()
+def simulate(
+    config: Annotated[Path, typer.Argument(metavar="CONFIG", help="The experiment's YAML file.")],
+    set_: Overrides = None,
+    vary: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="KEY=VALUE",
+            help="Run once for each --vary, with that change, and compare the runs.",
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Run folder to make. Default: results/<name>/<time>-<hash>."),
+    ] = None,
+    json_: Annotated[
+        bool, typer.Option("--json", help="Print summary.json, one JSON document, instead of a table.")
+    ] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar.")] = False,
+) -> None:
+    """Simulate an experiment, print what it found, and write the run folder."""
+    from sim.cli_simulate import Request, simulate_and_compare, simulate_one
+
+    if vary and (json_ or out is not None):
+        raise typer.BadParameter(
+            "goes with neither --json nor --out: it makes several runs", param_hint="--vary"
+        )
+    request = Request(config, tuple(set_ or ()), out=out, shows_progress=not quiet and sys.stderr.isatty())
+    if vary:
+        simulate_and_compare(request, vary)
+    else:
+        simulate_one(request, as_json=json_)
+
+
+@app.command()
+def check(
+    configs: Annotated[list[Path], typer.Argument(metavar="CONFIG...", help="Experiment files.")],
+    set_: Overrides = None,
+) -> None:
+    """Check experiment files without running them, and print what they come to."""
+    from sim.cli_simulate import check_one
+
+    for config in configs:
+        check_one(config, tuple(set_ or ()))
+
+
+@app.command()
+def schema() -> None:
+    """Print the JSON Schema of experiment files, for editors."""
+    import json
+
+    from sim.config import json_schema
+
+    typer.echo(json.dumps(json_schema(), indent=2))
+
+
+@app.command()
+def conform(
+    trace: Annotated[
+        Path, typer.Argument(metavar="TRACE.json", help="Recorded trace, its .jsonl beside it.")
+    ],
+    level: Annotated[
+        int, typer.Option(min=1, max=3, help="1: decisions, 2: also block counts, 3: also block ids.")
+    ] = 3,
+) -> None:
+    """Check the scheduler against a recorded engine, decision by decision. Exit code 1 if they differ."""
+    from sim.conform import conform as replay
+
+    outcome = replay(trace, level)
+    if outcome.difference is not None:
+        typer.echo(f"{outcome.name}: differs at {outcome.difference}")
+        raise typer.Exit(1)
+    compared = ", ".join(f"{count} {name}" for name, count in outcome.num_compared.items() if count)
+    typer.echo(f"{outcome.name}: {outcome.num_steps} steps agree at level {level}: {compared}")
+
+
+@app.command()
+def compare(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN RUN...", help="Run folders, at least two.")],
+) -> None:
+    """Compare runs: what differs between their settings, and what that did."""
+    from sim.cli_simulate import compare_folders
+
+    if len(runs) < 2:
+        raise typer.BadParameter("needs at least two run folders", param_hint="RUN")
+    compare_folders(runs)
+
+
+def main() -> None:
+    """Run the command line; bad input ends with a message and exit code 2, never with a traceback."""
+    from sim.errors import ConfigError
+    from workloads.errors import WorkloadError
+
+    try:
+        app()
+    except (ConfigError, WorkloadError) as error:
+        typer.echo(str(error), err=True)
+        sys.exit(BAD_INPUT)
+    except KeyboardInterrupt:
+        typer.echo("interrupted: nothing was written", err=True)
+        sys.exit(INTERRUPTED)

@@ -1,0 +1,73 @@
+"""One experiment from start to finish: simulate, sum up, write the run folder."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from sim.bench_file import traffic_of
+from sim.cluster import Progress
+from sim.environment import Facts, collect_environment
+from sim.errors import ConfigError, Problem
+from sim.experiment import Experiment
+from sim.metrics import Identity, summarize
+from sim.results import Run, unique_run_name, write_run
+from sim.simulation import simulate
+from workloads.generate import build
+from workloads.servegen import ServeGenWorkload
+from workloads.synthetic import SyntheticWorkload
+
+
+@dataclass(frozen=True, slots=True)
+class Recorded:
+    """A run and where it was written."""
+
+    run: Run
+    folder: Path
+    notes: tuple[str, ...]
+    """What the experiment file and the workload reader want known."""
+
+
+def record_experiment(
+    experiment: Experiment, *, folder: Path | None = None, on_progress: Progress | None = None
+) -> Recorded:
+    """Simulate an experiment and write its run folder.
+
+    Args:
+        experiment: What to simulate.
+        folder: Where to write; None: `<results>/<experiment>/<time>-<hash of the configuration>`.
+        on_progress: Called now and then with simulated nanoseconds, requests ended, requests in all.
+
+    Raises:
+        ConfigError: The folder exists or cannot be written; found before the simulation starts.
+        WorkloadError: The workload cannot be read or made.
+    """
+    started = datetime.now(UTC)
+    config = experiment.resolved()
+    if folder is None:
+        folder = experiment.results_dir / experiment.name / unique_run_name(config, started)
+    if folder.exists():
+        raise ConfigError([Problem(str(folder), "", "is there already, and runs are not overwritten")])
+    workload = build(experiment.workload, seed=experiment.seed)
+    record = simulate(experiment, workload=workload, on_progress=on_progress)
+    identity = Identity(experiment.name, str(config["model"]), experiment.seed)
+    facts = Facts(experiment.seed, sys.argv, inputs_of(experiment), started, record.cpu_s)
+    run = Run(config, record, summarize(record, experiment.slo, identity), collect_environment(facts))
+    write_run(folder, run, traffic_of(experiment.workload, record))
+    return Recorded(run, folder, (*experiment.warnings, *workload.notes))
+
+
+def inputs_of(experiment: Experiment) -> list[Path]:
+    """Files the result depends on."""
+    workload = experiment.workload
+    inputs = [experiment.source]
+    match workload:
+        case SyntheticWorkload():
+            pass
+        case ServeGenWorkload():
+            inputs += sorted(workload.folder.glob("chunk-*"))
+        case _:
+            inputs.append(workload.path)
+    return inputs
