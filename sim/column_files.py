@@ -39,7 +39,7 @@ def read_columns(path: Path) -> dict[str, NDArray[Any]]:
         ConfigError: The file is missing, damaged, or holds something else than columns.
     """
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             if not isinstance(archive, np.lib.npyio.NpzFile):
                 raise ConfigError([Problem(str(path), "", "is one array, not a table of columns (.npz)")])
             return {name: archive[name] for name in archive.files}

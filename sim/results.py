@@ -60,8 +60,8 @@ def unique_run_name(config: Mapping[str, Any], now: datetime) -> str:
     return f"{now.astimezone(UTC):%Y%m%dT%H%M%SZ}-{digest[:8]}"
 
 
-def write_run(folder: Path, run: Run, traffic: Traffic) -> Path:
-    """Write a run as `folder`, with pictures, and return the folder.
+def write_run(folder: Path, run: Run, traffic: Traffic, *, with_plots: bool = True) -> Path:
+    """Write a run as `folder` and return the folder.
 
     Raises:
         ConfigError: The folder exists, or cannot be written.
@@ -72,7 +72,8 @@ def write_run(folder: Path, run: Run, traffic: Traffic) -> Path:
     try:
         partial.mkdir(parents=True)
         _write_files(partial, run, traffic)
-        _draw(partial / "plots", run)
+        if with_plots:
+            _draw(partial / "plots", run)
         _flush(partial)
         partial.rename(folder)
         _flush_folder(folder.parent)
