@@ -2,35 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sim.metric_keys import definition_of
 from sim.metrics import Number
 from sim.results import Run
 
-HEADLINES = (
-    "completed",
-    "failed",
-    "duration",
-    "request_throughput",
-    "request_goodput",
-    "output_throughput",
-    "median_ttft_ms",
-    "p99_ttft_ms",
-    "median_tpot_ms",
-    "p99_tpot_ms",
-    "median_e2el_ms",
-    "p99_e2el_ms",
-    "sim_slo_attainment",
-    "sim_mean_batch_size",
-    "sim_mean_kv_usage_fraction",
-    "sim_preemptions",
-    "sim_prefix_hit_rate",
-)
-"""What is worth a column; the rest is in the runs' own summaries."""
 _MISSING = "not set"
+_NAMES = ("name", "results.dir")
+"""Settings that say what a run is called, not what it does."""
+_WORKLOAD = ("workload.", "seed")
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +48,13 @@ class Comparison:
     names: tuple[str, ...]
     settings: tuple[Setting, ...]
     rows: tuple[Row, ...]
+    """Every number that at least one run has, in the order of a summary."""
+    notes: tuple[str, ...]
+    """What to know before trusting the differences."""
+
+    def row(self, key: str) -> Row | None:
+        """The numbers of all runs for one key."""
+        return next((row for row in self.rows if row.key == key), None)
 
 
 def compare_runs(runs: Sequence[tuple[str, Run]]) -> Comparison:
@@ -76,16 +65,24 @@ def compare_runs(runs: Sequence[tuple[str, Run]]) -> Comparison:
     """
     if len(runs) < 2:
         raise ValueError(f"a comparison needs at least two runs, not {len(runs)}")
-    configs = [flatten(run.config) for _, run in runs]
-    keys = dict.fromkeys(key for config in configs for key in config)
-    settings = [Setting(key, tuple(str(config.get(key, _MISSING)) for config in configs)) for key in keys]
+    settings = differing_settings([run.config for _, run in runs])
     summaries = [run.summary.values for _, run in runs]
-    rows = [Row(key, tuple(values.get(key) for values in summaries)) for key in HEADLINES]
+    keys = dict.fromkeys(key for values in summaries for key in values)
+    rows = [Row(key, tuple(values.get(key) for values in summaries)) for key in keys]
     return Comparison(
         names=tuple(name for name, _ in runs),
-        settings=tuple(setting for setting in settings if len(set(setting.values)) > 1),
+        settings=settings,
         rows=tuple(row for row in rows if any(value is not None for value in row.values)),
+        notes=(*_workload_note(settings), *_notes_of_runs([run for _, run in runs])),
     )
+
+
+def differing_settings(configs: Sequence[Mapping[str, Any]]) -> tuple[Setting, ...]:
+    """The settings in which configurations differ, in the order of the files; names do not count."""
+    flat = [flatten(config) for config in configs]
+    keys = dict.fromkeys(key for config in flat for key in config if key not in _NAMES)
+    settings = (Setting(key, tuple(str(config.get(key, _MISSING)) for config in flat)) for key in keys)
+    return tuple(setting for setting in settings if len(set(setting.values)) > 1)
 
 
 def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -99,11 +96,17 @@ def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def title_of(key: str) -> str:
-    """A headline's name with its statistic and unit, for people."""
-    metric = definition_of(key)
-    if metric is None:
-        return key
-    statistic = key.removeprefix("sim_").partition("_")[0] if key.endswith("_ms") else ""
-    unit = f" ({metric.unit})" if metric.unit and metric.unit != "fraction" else ""
-    return f"{metric.title} {statistic}".strip() + unit
+def _workload_note(settings: Sequence[Setting]) -> Iterator[str]:
+    keys = [setting.key for setting in settings if setting.key.startswith(_WORKLOAD)]
+    if keys:
+        yield f"The runs did not serve the same requests ({', '.join(keys)} differ)."
+
+
+def _notes_of_runs(runs: Sequence[Run]) -> Iterator[str]:
+    """What each run's own summary warns of; once if all say the same."""
+    spoken: dict[str, list[int]] = {}
+    for place, run in enumerate(runs, 1):
+        for note in run.summary.notes:
+            spoken.setdefault(note, []).append(place)
+    for note, places in spoken.items():
+        yield note if len(places) == len(runs) else f"{' '.join(f'[{p}]' for p in places)} {note}"

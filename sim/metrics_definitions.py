@@ -18,9 +18,9 @@ class Group(Enum):
     """Where a number stands in a table for people; the value is the heading."""
 
     REQUESTS = "Requests"
-    THROUGHPUT = "Throughput"
+    GOALS = "Goals"
     LATENCY = "Latency"
-    GOALS = "Goals (SLO)"
+    THROUGHPUT = "Throughput"
     MEMORY = "KV cache"
     SCHEDULING = "Scheduling"
 
@@ -76,12 +76,12 @@ SCALARS: tuple[Metric, ...] = (
         "tokens generated for completed requests, all samples",
         _VLLM,
     ),
-    Metric("request_throughput", Group.THROUGHPUT, "requests", "1/s", "completed / T", f"{_VLLM}, SGLang"),
+    Metric("request_throughput", Group.THROUGHPUT, "requests", "req/s", "completed / T", f"{_VLLM}, SGLang"),
     Metric(
         "request_goodput",
         Group.THROUGHPUT,
         "goodput",
-        "1/s",
+        "req/s",
         "completed requests that meet every goal / T; one token meets any TPOT goal; failed = not good",
         f"{_VLLM}; inference-perf fails n = 1",
     ),
@@ -121,10 +121,18 @@ SCALARS: tuple[Metric, ...] = (
         "sim_slo_requests", Group.GOALS, "requests judged", "", "all that arrived; failed ones meet no goal"
     ),
     Metric(
-        "sim_slo_met", Group.GOALS, "every goal met", "", "completed requests that meet all goals at once"
+        "sim_slo_met",
+        Group.GOALS,
+        "requests that met all goals",
+        "",
+        "completed requests that meet all goals at once",
     ),
     Metric(
-        "sim_slo_attainment", Group.GOALS, "every goal: share", "fraction", "every goal met / requests judged"
+        "sim_slo_attainment",
+        Group.GOALS,
+        "all goals met",
+        "fraction",
+        "requests that met all goals / requests judged",
     ),
     Metric(
         "sim_mean_kv_usage_fraction",
