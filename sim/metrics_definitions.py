@@ -40,6 +40,7 @@ class Metric:
 
 
 _VLLM = "vllm bench serve"
+_BOTH = f"{_VLLM}, SGLang"
 
 SCALARS: tuple[Metric, ...] = (
     Metric("completed", Group.REQUESTS, "completed", "", "requests that generated all their tokens", _VLLM),
@@ -52,20 +53,13 @@ SCALARS: tuple[Metric, ...] = (
     Metric(
         "sim_length_capped", Group.REQUESTS, "length capped", "", "completed, but cut short by max_model_len"
     ),
-    Metric(
-        "duration",
-        Group.REQUESTS,
-        "duration T",
-        "s",
-        "start of the run (time 0) to the end of the last request",
-        f"{_VLLM}, SGLang",
-    ),
+    Metric("duration", Group.REQUESTS, "duration T", "s", "time 0 to the end of the last request", _BOTH),
     Metric(
         "total_input_tokens",
         Group.REQUESTS,
         "input tokens",
         "tokens",
-        "prompt tokens of completed requests",
+        "prompts of completed requests",
         _VLLM,
     ),
     Metric(
@@ -76,7 +70,7 @@ SCALARS: tuple[Metric, ...] = (
         "tokens generated for completed requests, all samples",
         _VLLM,
     ),
-    Metric("request_throughput", Group.THROUGHPUT, "requests", "req/s", "completed / T", f"{_VLLM}, SGLang"),
+    Metric("request_throughput", Group.THROUGHPUT, "requests", "req/s", "completed / T", _BOTH),
     Metric(
         "request_goodput",
         Group.THROUGHPUT,
@@ -85,21 +79,14 @@ SCALARS: tuple[Metric, ...] = (
         "completed requests that meet every goal / T; one token meets any TPOT goal; failed = not good",
         f"{_VLLM}; inference-perf fails n = 1",
     ),
-    Metric(
-        "output_throughput",
-        Group.THROUGHPUT,
-        "output tokens",
-        "tokens/s",
-        "output tokens / T",
-        f"{_VLLM}, SGLang",
-    ),
+    Metric("output_throughput", Group.THROUGHPUT, "output tokens", "tokens/s", "output tokens / T", _BOTH),
     Metric(
         "total_token_throughput",
         Group.THROUGHPUT,
         "all tokens",
         "tokens/s",
         "(input tokens + output tokens) / T",
-        f"{_VLLM}, SGLang",
+        _BOTH,
     ),
     Metric(
         "max_output_tokens_per_s",
@@ -147,7 +134,7 @@ SCALARS: tuple[Metric, ...] = (
         Group.MEMORY,
         "KV usage, peak",
         "fraction",
-        "most blocks held on one replica / its blocks",
+        "most held on one replica / its blocks",
     ),
     Metric(
         "sim_internal_fragmentation_fraction",
@@ -175,14 +162,14 @@ SCALARS: tuple[Metric, ...] = (
         "vLLM's prefix_cache_hits / prefix_cache_queries",
     ),
     Metric(
-        "sim_prefix_hit_tokens", Group.MEMORY, "prefix hits", "tokens", "tokens found, first admissions only"
+        "sim_prefix_hit_tokens", Group.MEMORY, "prefix hits", "tokens", "tokens found at first admissions"
     ),
     Metric(
         "sim_prefix_query_tokens",
         Group.MEMORY,
         "prefix look-ups",
         "tokens",
-        "tokens looked up, first admissions only",
+        "tokens looked up at first admissions",
     ),
     Metric(
         "sim_preemptions",
@@ -197,7 +184,7 @@ SCALARS: tuple[Metric, ...] = (
         Group.SCHEDULING,
         "requests preempted",
         "",
-        "requests with at least one preemption",
+        "with at least one preemption",
     ),
     Metric(
         "sim_recomputed_tokens",
@@ -287,14 +274,7 @@ LATENCIES: tuple[Metric, ...] = (
         "gap between a stream's emissions, pooled; equals ITL unless a step gives several tokens",
         f"ITL of {_VLLM}, ICL of AIPerf; bench.json writes it as itl",
     ),
-    Metric(
-        "queue_time",
-        Group.LATENCY,
-        "queue",
-        "ms",
-        "first scheduled - a",
-        "vLLM's request_queue_time, unless preempted",
-    ),
+    Metric("queue_time", Group.LATENCY, "queue", "ms", "first scheduled - a", "vLLM, unless preempted"),
     Metric(
         "requeue_time",
         Group.LATENCY,

@@ -56,10 +56,8 @@ ROWS = (
     "sim_mean_batch_size",
     "sim_mean_kv_usage_fraction",
     "sim_peak_kv_usage_fraction",
-    "sim_internal_fragmentation_fraction",
     "sim_prefix_hit_rate",
     "sim_preemptions",
-    "sim_recomputed_tokens",
     "sim_steps",
 )
 """What is worth a row when two runs are compared; the rest is in the runs' own summaries."""
@@ -184,20 +182,19 @@ def _latency_definitions(summary: Summary) -> Table:
 
 
 def _shown_latencies(summary: Summary) -> list[Metric]:
-    """Those that were measured and say more than the others."""
-    values = summary.values
+    return [metric for metric in LATENCIES if _says_something(metric.name, summary.values)]
 
-    def says_something(name: str) -> bool:
-        mean = values[statistic_key("mean", name)]
-        match name:
-            case "step_gap":
-                return mean is not None and mean != values["mean_itl_ms"]
-            case "requeue_time":
-                return bool(mean)
-            case _:
-                return mean is not None
 
-    return [metric for metric in LATENCIES if says_something(metric.name)]
+def _says_something(latency: str, values: Mapping[str, Number]) -> bool:
+    """Whether it was measured and says more than the others."""
+    mean = values[statistic_key("mean", latency)]
+    match latency:
+        case "step_gap":
+            return mean is not None and mean != values["mean_itl_ms"]
+        case "requeue_time":
+            return bool(mean)
+        case _:
+            return mean is not None
 
 
 def comparison_table(comparison: Comparison) -> RenderableType:
