@@ -224,8 +224,7 @@ class EngineCore:
             raise ValueError(f"{num_steps} steps settled of a plan for {plan.horizon}")
         steady, pool = self._scheduler.steady, self._kv.pool
         filled_slots = steady.sum_known - pool.num_extra_holders * self._kv.block_size
-        if plan.rows:
-            filled_slots += self._scheduler.num_single_tokens
+        filled_slots += self._scheduler.num_single_tokens
         used_blocks = [pool.num_used]
         finished: list[Sequence] = []
         if plan.num_steady_seqs:

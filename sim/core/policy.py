@@ -17,6 +17,7 @@ from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import Enum
+from itertools import islice
 from typing import Protocol
 
 from sim.core.request import Sequence
@@ -152,37 +153,31 @@ Batching = Continuous | Static | Dynamic
 
 
 class BatchGate:
-    """Says how many waiting sequences may join now; fixed batches fill over as many steps as they need."""
+    """Says who may join now. The members of a fixed batch are named when it opens, and let in as there is room."""
 
-    __slots__ = ("_batching", "_num_places")
+    __slots__ = ("_batching", "_members", "is_continuous")
 
     def __init__(self, batching: Batching) -> None:
         self._batching = batching
-        self._num_places = 0
-
-    @property
-    def is_continuous(self) -> bool:
+        self._members: set[Sequence] = set()
+        self.is_continuous = isinstance(batching, Continuous)
         """Whether newcomers may join a running batch."""
-        return isinstance(self._batching, Continuous)
 
-    @property
-    def is_filling(self) -> bool:
-        """Whether a fixed batch still has members that wait for their first step."""
-        return self._num_places > 0
-
-    def num_places(self, waiting: WaitingQueue, num_running: int, now_ns: int) -> int:
-        """How many may be let in at this step; opens a fixed batch when the last one has ended."""
+    def open(self, waiting: WaitingQueue, now_ns: int) -> None:
+        """The last batch has ended: name the members of the next, if it is due."""
         batching = self._batching
         if isinstance(batching, Continuous):
-            return len(waiting)
-        if num_running == 0:
-            is_due = isinstance(batching, Static) or self._is_due(batching, waiting, now_ns)
-            self._num_places = min(len(waiting), batching.max_batch_size) if is_due else 0
-        return self._num_places
+            return
+        if isinstance(batching, Static) or _is_due(batching, waiting, now_ns):
+            self._members = set(islice(waiting, batching.max_batch_size))
 
-    def note_admissions(self, num_admitted: int) -> None:
-        """Count members in; a step that lets nobody in closes the batch."""
-        self._num_places = max(self._num_places - num_admitted, 0) if num_admitted else 0
+    def may_join(self, seq: Sequence) -> bool:
+        """Whether a sequence that waits is welcome now."""
+        return self.is_continuous or seq in self._members
+
+    def close(self) -> None:
+        """Nobody could be let in: who is outside stays outside."""
+        self._members.clear()
 
     def wake_ns(self, waiting: WaitingQueue) -> int | None:
         """When waiting alone will open a batch."""
@@ -190,11 +185,11 @@ class BatchGate:
             return _oldest_arrival_ns(waiting) + self._batching.max_wait_ns
         return None
 
-    @staticmethod
-    def _is_due(batching: Dynamic, waiting: WaitingQueue, now_ns: int) -> bool:
-        if len(waiting) >= batching.max_batch_size:
-            return True
-        return len(waiting) > 0 and now_ns >= _oldest_arrival_ns(waiting) + batching.max_wait_ns
+
+def _is_due(batching: Dynamic, waiting: WaitingQueue, now_ns: int) -> bool:
+    if len(waiting) >= batching.max_batch_size:
+        return True
+    return len(waiting) > 0 and now_ns >= _oldest_arrival_ns(waiting) + batching.max_wait_ns
 
 
 def _oldest_arrival_ns(waiting: WaitingQueue) -> int:

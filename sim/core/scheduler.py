@@ -90,7 +90,7 @@ class Scheduler:
     @property
     def num_single_tokens(self) -> int:
         """Token states of the running sequences outside the steady batch."""
-        return sum([seq.num_computed for seq in self._singles])
+        return sum([seq.num_computed for seq in self._singles]) if self._singles else 0
 
     def settle_into_steady(self, seq: Sequence, step: int) -> bool:
         """Let a running sequence that got a token in `step` decode steadily from then on, if it may."""
@@ -268,19 +268,25 @@ class Scheduler:
     def _schedule_waiting(self, draft: StepDraft, now_ns: int) -> bool:
         """Let sequences in; False if the head may fit in a later step though nobody has left by then."""
         waiting, running = self.waiting, self.running
-        num_places = self._gate.num_places(waiting, len(running), now_ns)
-        num_places = min(num_places, self.config.max_num_seqs - len(running))
+        gate = self._gate
+        if not gate.is_continuous and not running:
+            gate.open(waiting, now_ns)
+        num_seats = self.config.max_num_seqs - len(running)
         num_admitted = 0
         is_blocked_for_good = True
-        while num_admitted < num_places and draft.token_budget > 0:
-            hit = self._kv.find_hit(waiting.head())
-            if not self._schedule_one_waiting(waiting.head(), hit, draft):
+        while waiting and num_admitted < num_seats and draft.token_budget > 0:
+            seq = waiting.head()
+            if not gate.may_join(seq):
+                break
+            hit = self._kv.find_hit(seq)
+            if not self._schedule_one_waiting(seq, hit, draft):
                 is_blocked_for_good = self.config.full_sequence_gate or not any(
                     map(self._kv.pool.is_free, hit)
                 )
                 break
             num_admitted += 1
-        self._gate.note_admissions(num_admitted)
+        if not num_admitted:
+            gate.close()
         return is_blocked_for_good
 
     def _schedule_one_waiting(self, seq: Sequence, hit: list[int], draft: StepDraft) -> bool:
