@@ -86,7 +86,7 @@ def _mean_waiting_by_quarter(record: RunRecord) -> NDArray[np.float64] | None:  
     arrivals = record.requests["arrival"].astype(np.int64)
     rejected = record.requests["finish_reason"] == "rejected"
     arrivals = np.sort(arrivals[~rejected])
-    if len(arrivals) < MIN_BACKLOG or arrivals[0] == arrivals[-1]:
+    if len(arrivals) < MIN_BACKLOG:
         return None
     first_scheduled = record.requests["first_scheduled"]
     left_queue = np.where(np.isnat(first_scheduled), record.requests["finished"], first_scheduled)[~rejected]

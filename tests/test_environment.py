@@ -49,6 +49,8 @@ def test_the_commit_is_told_and_whether_the_code_was_changed_since(tmp_path: Pat
     state = git_state(tmp_path / "sim")
     assert state is not None
     assert (len(state["commit"]), state["dirty"]) == (40, False)
+    (tmp_path / "sim" / "notes.txt").write_text("not tracked, so not part of the code")
+    assert git_state(tmp_path / "sim") == state
     code.write_text("changed = True\n")
     assert git_state(tmp_path / "sim") == state | {"dirty": True}
 

@@ -95,6 +95,11 @@ def test_peaks_count_tokens_per_second_and_overlapping_requests() -> None:
     assert values["max_concurrent_requests"] == 3
 
 
+def test_seconds_of_the_peak_begin_at_the_first_arrival() -> None:
+    record = make_record([Served(900, 900, ((950, 1850),)), Served(1500, 1500, ((2500,),))])
+    assert numbers(record)["max_output_tokens_per_s"] == 2
+
+
 def test_a_request_that_ends_as_another_arrives_does_not_overlap_it() -> None:
     record = make_record([Served(0, 0, ((10,),)), Served(10, 10, ((20,),))])
     assert numbers(record)["max_concurrent_requests"] == 1
@@ -229,6 +234,12 @@ def test_an_overloaded_run_is_called_unstable_and_a_calm_one_is_not() -> None:
 
 def test_a_burst_at_time_zero_is_not_called_unstable() -> None:
     requests = [Served(0, 10.0 * i, ((10.0 * i + 10,),)) for i in range(200)]
+    assert not grows(summarize(make_record(requests), Slo(), WHOSE))
+
+
+def test_a_long_queue_that_hardly_grows_is_not_called_unstable() -> None:
+    waits_ms = [100 + i / 200 for i in range(2000)]
+    requests = [Served(i, i + wait, ((i + wait + 1,),)) for i, wait in enumerate(waits_ms)]
     assert not grows(summarize(make_record(requests), Slo(), WHOSE))
 
 

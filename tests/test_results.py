@@ -125,6 +125,16 @@ def test_until_it_is_whole_a_run_has_a_hidden_name(tmp_path: Path, monkeypatch: 
     assert seen[0].startswith(".run.partial")
 
 
+def test_a_run_appears_by_being_renamed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "rename", refuse)
+    with pytest.raises(ConfigError, match="cannot be written: No space left on device"):
+        write(tmp_path / "run")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_folder_that_cannot_be_made_is_bad_input(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(ConfigError, match="cannot be written"):

@@ -72,6 +72,7 @@ def test_settings_of_matplotlib_are_left_as_they_were(tmp_path: Path) -> None:
     before = dict(matplotlib.rcParams)
     write_plots(tmp_path, toy_run(5, 2.0), SLO, "toy")
     assert dict(matplotlib.rcParams) == before
+    assert matplotlib.rcParams["svg.hashsalt"] != "pagecast"
 
 
 def test_the_latency_picture_names_percentiles_goals_and_units() -> None:
