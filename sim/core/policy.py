@@ -153,7 +153,7 @@ Batching = Continuous | Static | Dynamic
 
 
 class BatchGate:
-    """Says who may join now. The members of a fixed batch are named when it opens, and let in as there is room."""
+    """Says who may join now; the members of a fixed batch are named when it opens."""
 
     __slots__ = ("_batching", "_members", "is_continuous")
 
