@@ -27,7 +27,7 @@ from simpy.events import EventPriority
 
 from sim.core.engine import EngineCore, SubmitStatus
 from sim.core.request import Request, Sequence
-from sim.core.step import Executor, StepPlan
+from sim.core.step import Executor, StepPlan, StepResult
 from sim.recorder import ReplicaLog
 
 Wait = Generator[simpy.Event, Any, None]
@@ -76,10 +76,14 @@ class Timeline:
         """Of a replica's turn."""
         return EventPriority(_FIRST_PRIORITY + 2 * self._num_requests + replica)
 
-    def call(self, act: Callable[[], None], delay_ns: int, priority: EventPriority) -> None:
+    def call(self, act: Callable[[], object], delay_ns: int, priority: EventPriority) -> None:
         """Do something later."""
+
+        def happen(_: simpy.Event) -> None:
+            act()
+
         occurrence = Occurrence(self.env)
-        occurrence.callbacks = [lambda _: act()]
+        occurrence.callbacks = [happen]
         self.env.schedule(occurrence, priority, delay_ns)
 
     def take_turn(self, replica: int) -> None:
@@ -133,7 +137,8 @@ class Replica:
         self._ends_ns: list[int] = []
         """Ends of the steps under way, from their start; those that a call has cut off are gone."""
         self._giving_up: list[int] = []
-        timeline.env.process(self.steps())
+        overlaps = engine.core.config.scheduler.async_scheduling
+        timeline.env.process(self.overlapped_steps() if overlaps else self.steps())
 
     def submit(self, request: Request) -> bool:
         """Queue a request that arrives now; False if it can never fit and is refused."""
@@ -154,19 +159,46 @@ class Replica:
             plan = core.begin_step(timeline.now_ns)
             if plan is None:
                 yield self._until_called()
-                self._is_asleep = False
-                timeline.take_turn(self._number)
+                self._wake_up()
             else:
                 result = execute(plan)
                 yield self._until_done(plan, result.ends_ns)
-                timeline.take_turn(self._number)
-                ends_ns, self._ends_ns = self._ends_ns, []
-                outcome = core.finish_step(plan, result, len(ends_ns))
-                self._engine.log.note_plan(plan, self._start_ns, ends_ns, outcome)
-                if outcome.finished:
-                    self._on_end(outcome.finished, self._number)
-            if self._giving_up:
-                self._let_go()
+                self._finish(plan, result)
+
+    def overlapped_steps(self) -> Wait:
+        """The same with asynchronous scheduling: a step is planned when the one before it begins."""
+        core, timeline, execute = self._engine.core, self._timeline, self._engine.executor.execute
+        plan = None
+        while True:
+            if plan is None:
+                plan = core.begin_step(timeline.now_ns)
+            if plan is None:
+                yield self._until_called()
+                self._wake_up()
+            else:
+                result = execute(plan)
+                upcoming = core.begin_step(timeline.now_ns)
+                yield self._until_done(plan, result.ends_ns)
+                self._finish(plan, result)
+                plan = upcoming
+
+    def _finish(self, plan: StepPlan, result: StepResult) -> None:
+        """The steps that were waited for have ended."""
+        number, engine = self._number, self._engine
+        self._timeline.take_turn(number)
+        ends_ns, self._ends_ns = self._ends_ns, []
+        outcome = engine.core.finish_step(plan, result, len(ends_ns))
+        engine.log.note_plan(plan, self._start_ns, ends_ns, outcome)
+        if outcome.finished:
+            self._on_end(outcome.finished, number)
+        if self._giving_up:
+            self._let_go()
+
+    def _wake_up(self) -> None:
+        self._is_asleep = False
+        self._timeline.take_turn(self._number)
+        if self._giving_up:
+            self._let_go()
 
     def _until_done(self, plan: StepPlan, ends_ns: list[int]) -> simpy.Event:
         """The end of all steps of a plan, or of fewer if somebody calls."""
@@ -183,10 +215,13 @@ class Replica:
         """The moment when somebody calls, or when time alone allows a step."""
         self._is_asleep = True
         wake_ns = self._engine.core.next_wake_ns
-        if wake_ns is not None:
-            return self._arm(wake_ns - self._timeline.now_ns)
-        self._turn = Occurrence(self._timeline.env)
-        return self._turn
+        if wake_ns is None:
+            self._turn = Occurrence(self._timeline.env)
+            return self._turn
+        delay_ns = wake_ns - self._timeline.now_ns
+        if delay_ns <= 0:
+            raise SimulationError(f"replica {self._number} should have begun a batch at {wake_ns} ns")
+        return self._arm(delay_ns)
 
     def _arm(self, delay_ns: int) -> simpy.Event:
         """This replica's turn, some time from now."""

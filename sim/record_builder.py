@@ -28,6 +28,7 @@ Ints = NDArray[np.int64]
 Table = dict[str, Ints]
 _REASON_NAMES = np.array([reason.value for reason in FINISH_REASONS], dtype="U16")
 _REJECTED = FINISH_REASONS.index(FinishReason.REJECTED)
+_TOKENS_AT_ONCE = 1_000_000
 _LAST = np.iinfo(np.int64).max
 
 
@@ -125,10 +126,20 @@ class _Tokens:
     """When each token of each stream came out."""
 
     def __init__(self, sequences: Table, end_ns: Ints) -> None:
-        steps = _spread(sequences["run_first_step"], sequences["run_num_steps"])
-        per_step = np.repeat(sequences["run_tokens_per_step"], sequences["run_num_steps"])
-        self.times_ns: Ints = np.repeat(end_ns[steps], per_step)
         self.offsets: Ints = np.concatenate([[0], np.cumsum(sequences["output_tokens"])]).astype(np.int64)
+        self.times_ns: Ints = np.empty(self.offsets[-1], dtype=np.int64)
+        first_step, num_steps = sequences["run_first_step"], sequences["run_num_steps"]
+        tokens_per_step = sequences["run_tokens_per_step"]
+        run_stop = np.cumsum(num_steps * tokens_per_step)
+        first, token = 0, 0
+        while first < len(run_stop):
+            # Some runs at a time: indices of all tokens at once would take several times their memory.
+            last = max(int(np.searchsorted(run_stop, token + _TOKENS_AT_ONCE, side="right")), first + 1)
+            some = slice(first, last)
+            times_ns = end_ns[_spread(first_step[some], num_steps[some])]
+            repeats = np.repeat(tokens_per_step[some], num_steps[some])
+            self.times_ns[token : run_stop[last - 1]] = np.repeat(times_ns, repeats)
+            first, token = last, int(run_stop[last - 1])
 
 
 def _starts_request(sequences: Table) -> Ints:

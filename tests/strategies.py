@@ -88,6 +88,7 @@ def engines(draw: DrawFn) -> EngineConfig:
         policy=draw(st.sampled_from(PolicyKind)),
         watermark_fraction=draw(st.sampled_from([0.0, 0.0, 0.2])),
         full_sequence_gate=draw(st.booleans()),
+        async_scheduling=draw(st.integers(0, 7)) == 0,
         batching=draw(batchings()),
     )
     return EngineConfig(cache, scheduler)
