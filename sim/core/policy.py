@@ -153,7 +153,11 @@ Batching = Continuous | Static | Dynamic
 
 
 class BatchGate:
-    """Says who may join now; the members of a fixed batch are named when it opens."""
+    """Says who may join now.
+
+    The members of a fixed batch are named when it opens; one that does not fit at first, or is preempted,
+    joins when there is room.
+    """
 
     __slots__ = ("_batching", "_members", "is_continuous")
 
@@ -174,10 +178,6 @@ class BatchGate:
     def may_join(self, seq: Sequence) -> bool:
         """Whether a sequence that waits is welcome now."""
         return self.is_continuous or seq in self._members
-
-    def close(self) -> None:
-        """Nobody could be let in: who is outside stays outside."""
-        self._members.clear()
 
     def wake_ns(self, waiting: WaitingQueue) -> int | None:
         """When waiting alone will open a batch."""

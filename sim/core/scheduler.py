@@ -285,8 +285,6 @@ class Scheduler:
                 )
                 break
             num_admitted += 1
-        if not num_admitted:
-            gate.close()
         return is_blocked_for_good
 
     def _schedule_one_waiting(self, seq: Sequence, hit: list[int], draft: StepDraft) -> bool:
