@@ -5,8 +5,8 @@ chained, for all tokens before them. An engine block's key follows from the id t
 token. What no id covers belongs to the request alone: its prompt, which its samples share, and each
 sample's output.
 
-Keys are integers, and those of one stretch are consecutive, so a stretch is a `range`: no key is made
-before it is looked at.
+Keys are integers: negative for what ids cover, positive for what is a request's own. Those of one
+stretch are consecutive, so a stretch is a `range`, and a prompt of 190,000 tokens costs a few of them.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ class RequestContent:
         "_num_prompt_blocks",
         "_num_shared_blocks",
         "_own",
+        "_shared_keys",
     )
 
     def __init__(self, spec: RequestSpec, block_size: int) -> None:
@@ -39,23 +40,32 @@ class RequestContent:
         self._hash_block_tokens = spec.hash_block_tokens
         num_shared_tokens = min(len(spec.hash_ids) * spec.hash_block_tokens, spec.prompt_tokens)
         self._num_shared_blocks = num_shared_tokens // block_size
+        self._shared_keys: list[int] = []
+        """Made when first asked for."""
 
     def keys(self, sample: int, start: int, stop: int) -> Sequence[int]:
         """The keys of logical blocks `start` to `stop - 1` of one sample."""
         shared, prompt = self._num_shared_blocks, self._num_prompt_blocks
         own = self._own
-        if start >= shared:
-            if stop <= prompt:
-                return range(own + start, own + stop)
-            if start >= prompt:
-                own += (sample + 1) << _BLOCK_BITS
-                return range(own + start, own + stop)
-        size, tokens, ids = self._block_size, self._hash_block_tokens, self._hash_ids
-        keys = [
-            ~((ids[((block + 1) * size - 1) // tokens] << _BLOCK_BITS) | block)
-            for block in range(start, min(stop, shared))
-        ]
+        own_of_sample = own + ((sample + 1) << _BLOCK_BITS)
+        if start >= prompt:
+            return range(own_of_sample + start, own_of_sample + stop)
+        if start >= shared and stop <= prompt:
+            return range(own + start, own + stop)
+        keys: list[int] = []
+        if start < shared:
+            keys = (self._shared_keys or self._make_shared_keys())[start:stop]
         keys += range(own + max(start, shared), own + min(stop, prompt))
-        own += (sample + 1) << _BLOCK_BITS
-        keys += range(own + max(start, prompt), own + stop)
+        keys += range(own_of_sample + max(start, prompt), own_of_sample + stop)
+        return keys
+
+    def _make_shared_keys(self) -> list[int]:
+        """An id and a place make a key: an id that breaks the chain finds nothing at another place."""
+        size, tokens, stop = self._block_size, self._hash_block_tokens, self._num_shared_blocks
+        keys = self._shared_keys
+        for place, hash_id in enumerate(self._hash_ids):
+            base = ~(hash_id << _BLOCK_BITS)
+            # Blocks whose last token lies in place * tokens ... (place + 1) * tokens - 1.
+            first, last = place * tokens // size, min((place + 1) * tokens // size, stop)
+            keys += range(base - first, base - last, -1)
         return keys
