@@ -37,7 +37,7 @@ def test_the_wheel_holds_the_three_packages_and_its_command_works_elsewhere(tmp_
     assert "sim/catalog/hardware/a100-80gb-sxm.yaml" in names
     assert "sim/catalog/models/llama-3-8b.yaml" in names
 
-    # The packages it depends on are borrowed from this environment; pagecast itself comes from the wheel alone.
+    # The packages it depends on are borrowed from this environment; pagecast comes from the wheel alone.
     packages = Path(next(path for path in sys.path if path.endswith("site-packages")))
     subprocess.run([sys.executable, "-m", "venv", str(tmp_path / "venv")], check=True)
     python = tmp_path / "venv" / "bin" / "python"
