@@ -112,15 +112,16 @@ def _progress(name: str, *, shown: bool) -> Iterator[Report | None]:
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
-        TextColumn("{task.completed:,.0f} of {task.total:,.0f} requests"),
+        TextColumn("{task.fields[done]}"),
         TextColumn("simulated {task.fields[now]}"),
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task(name, total=None, now="0 s")
+        task = bar.add_task(name, total=None, done="making the workload", now="0 s")
 
         def report(now_ns: int, num_ended: int, num_requests: int) -> None:
             now = f"{now_ns / NS_PER_S:,.0f} s"
-            bar.update(task, completed=num_ended, total=num_requests, now=now)
+            done = f"{num_ended:,} of {num_requests:,} requests"
+            bar.update(task, completed=num_ended, total=num_requests, done=done, now=now)
 
         yield report

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -274,3 +275,15 @@ def test_wrong_use_ends_with_2(arguments: tuple[str, ...]) -> None:
 def test_the_shipped_configurations_are_fine() -> None:
     configs = [str(path) for path in (REPO / "configs").glob("*.yaml") if "conv" not in path.name]
     assert _pagecast("check", *configs).output.count(": fine") == len(configs) > 0
+
+
+@pytest.mark.skipif(shutil.which("script") is None, reason="needs script(1) to have a terminal")
+def test_at_a_terminal_a_bar_shows_simulated_time_and_requests_done(here: Path) -> None:
+    command = f"{sys.executable} -c 'from sim.cli import main; main()' simulate tiny.yaml --out run"
+    done = subprocess.run(
+        ["script", "-qec", command, "/dev/null"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout
+    assert "requests" in done.stdout
+    assert "simulated" in done.stdout
+    assert (here / "run").is_dir()
