@@ -2,28 +2,49 @@
 
 Each command is a thin wrapper over a Python function, imported when it is called, so that `--help` is quick.
 Results go to standard output, everything else to standard error. Exit codes: 0 fine, 1 the answer is no,
-2 bad input, 130 interrupted.
+2 bad input, 130 interrupted. A fault of pagecast's own keeps its traceback.
 """
 
 from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
+
+from sim.errors import ConfigError
+from workloads.errors import WorkloadError
+
+THE_ANSWER_IS_NO = 1
+BAD_INPUT = 2
+INTERRUPTED = 130
+
+
+class Commands(TyperGroup):
+    """Ends every command with the exit code that its outcome has; bad input never with a traceback."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command that was asked for."""
+        try:
+            return super().invoke(ctx)
+        except (ConfigError, WorkloadError) as error:
+            typer.echo(str(error), err=True)
+            raise typer.Exit(BAD_INPUT) from error
+        except KeyboardInterrupt as error:
+            typer.echo("interrupted: no run is left half-written", err=True)
+            raise typer.Exit(INTERRUPTED) from error
+
 
 app = typer.Typer(
+    cls=Commands,
     name="pagecast",
-    help="Plan LLM serving by simulation, and prove the plan on a real engine.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-
-BAD_INPUT = 2
-INTERRUPTED = 130
 
 Overrides = Annotated[
     list[str] | None,
@@ -33,6 +54,23 @@ Overrides = Annotated[
         help="Change one value, such as engine.block_size=32; may be given several times.",
     ),
 ]
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        typer.echo(f"pagecast {version('pagecast')}")
+        raise typer.Exit
+
+
+@app.callback()
+def pagecast(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Plan LLM serving by simulation, and prove the plan on a real engine."""
 
 
 @app.command()
@@ -54,17 +92,19 @@ def simulate(
         bool, typer.Option("--json", help="Print summary.json, one JSON document, instead of a table.")
     ] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar.")] = False,
+    no_plots: Annotated[bool, typer.Option("--no-plots", help="Draw no pictures.")] = False,
 ) -> None:
     """Simulate an experiment, print what it found, and write the run folder."""
-    from sim.cli_simulate import Request, simulate_and_compare, simulate_one
+    from sim.cli_simulate import Request, simulate_one, simulate_variations
 
     if vary and (json_ or out is not None):
         raise typer.BadParameter(
             "goes with neither --json nor --out: it makes several runs", param_hint="--vary"
         )
-    request = Request(config, tuple(set_ or ()), out=out, shows_progress=not quiet and sys.stderr.isatty())
+    shows_progress = not quiet and sys.stderr.isatty()
+    request = Request(config, tuple(set_ or ()), out, shows_progress=shows_progress, with_plots=not no_plots)
     if vary:
-        simulate_and_compare(request, vary)
+        simulate_variations(request, vary)
     else:
         simulate_one(request, as_json=json_)
 
@@ -75,10 +115,10 @@ def check(
     set_: Overrides = None,
 ) -> None:
     """Check experiment files without running them, and print what they come to."""
-    from sim.cli_simulate import check_one
+    from sim.cli_check import check_all
 
-    for config in configs:
-        check_one(config, tuple(set_ or ()))
+    if not check_all(configs, tuple(set_ or ())):
+        raise typer.Exit(BAD_INPUT)
 
 
 @app.command()
@@ -106,7 +146,7 @@ def conform(
     outcome = replay(trace, level)
     if outcome.difference is not None:
         typer.echo(f"{outcome.name}: differs at {outcome.difference}")
-        raise typer.Exit(1)
+        raise typer.Exit(THE_ANSWER_IS_NO)
     compared = ", ".join(f"{count} {name}" for name, count in outcome.num_compared.items() if count)
     typer.echo(f"{outcome.name}: {outcome.num_steps} steps agree at level {level}: {compared}")
 
@@ -124,15 +164,5 @@ def compare(
 
 
 def main() -> None:
-    """Run the command line; bad input ends with a message and exit code 2, never with a traceback."""
-    from sim.errors import ConfigError
-    from workloads.errors import WorkloadError
-
-    try:
-        app()
-    except (ConfigError, WorkloadError) as error:
-        typer.echo(str(error), err=True)
-        sys.exit(BAD_INPUT)
-    except KeyboardInterrupt:
-        typer.echo("interrupted: nothing was written", err=True)
-        sys.exit(INTERRUPTED)
+    """Entry point of the command `pagecast`."""
+    app()
