@@ -13,7 +13,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sim.core.engine import EngineCore
-from sim.core.request import FinishReason
 from sim.recorder import (
     FINISH_REASONS,
     PLAN_FIELDS,
@@ -27,7 +26,6 @@ from sim.run_record import TIME, RunRecord
 Ints = NDArray[np.int64]
 Table = dict[str, Ints]
 _REASON_NAMES = np.array([reason.value for reason in FINISH_REASONS], dtype="U16")
-_REJECTED = FINISH_REASONS.index(FinishReason.REJECTED)
 _TOKENS_AT_ONCE = 1_000_000
 _LAST = np.iinfo(np.int64).max
 
@@ -226,7 +224,7 @@ def _num_waiting(
     preemptions = _preemptions(recorder, sequences)
     waiting = []
     for replica, clock in enumerate(clocks):
-        mine = (sequences["replica"] == replica) & (sequences["finish_reason"] != _REJECTED)
+        mine = sequences["replica"] == replica
         base = sequences["base"][mine]
         change = np.zeros(len(clock.start_ns) + 1, dtype=np.int64)
         np.add.at(change, np.searchsorted(clock.start_ns, sequences["arrival_ns"][mine]), 1)
@@ -260,7 +258,7 @@ def _steps(replica: int, clock: _Clock, num_waiting: NDArray[np.int32]) -> dict[
         "num_waiting": num_waiting,
         "used_blocks": clock.used_blocks,
         "filled_slots": clock.each_step("filled_slots") + ahead * clock.each_step("filled_slots_per_step"),
-        "num_preempted": np.where(ahead == 0, clock.each_step("num_preempted"), 0).astype(np.int32),
+        "num_preempted": clock.each_step("num_preempted").astype(np.int32),  # such a plan is one step
     }
 
 

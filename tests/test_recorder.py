@@ -10,6 +10,7 @@ from unittest.mock import patch
 
 import numpy as np
 from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from sim.core.engine import EngineCore, PlanDetail
 from sim.core.request import Sequence
@@ -212,3 +213,12 @@ def test_counters_add_up_to_the_tables(case: Case) -> None:
         assert counters["prefix_hits_tokens"] == requests["prefix_hit_tokens"].sum()
     if not counters["preemptions"]:
         assert counters["recomputed_tokens"] == 0
+
+
+@settings(max_examples=50)
+@given(case=cases(), tokens_at_once=st.integers(1, 20))
+def test_token_times_do_not_depend_on_how_many_are_expanded_at_once(case: Case, tokens_at_once: int) -> None:
+    at_once = run(case.workload, case.engine, case.cost, case.cluster)
+    with patch("sim.record_builder._TOKENS_AT_ONCE", tokens_at_once):
+        in_parts = run(case.workload, case.engine, case.cost, case.cluster)
+    np.testing.assert_array_equal(at_once.token_times, in_parts.token_times)
