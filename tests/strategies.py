@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.strategies import DrawFn, SearchStrategy
 
@@ -25,6 +26,11 @@ MAX_MODEL_LEN = 34
 """Less than the longest request, so that some are capped."""
 TICK_NS = 10
 """Arrivals, delays and step times are multiples of this, so that many things happen at one instant."""
+
+
+def examples(count: int) -> settings:
+    """That many examples, or as many as the profile asks for if that is more."""
+    return settings(max_examples=max(count, settings().max_examples))
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from unittest.mock import patch
 
 import numpy as np
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from sim.core.engine import EngineCore, PlanDetail
@@ -17,7 +17,7 @@ from sim.core.request import Sequence
 from sim.core.step import ScheduleKind, StepOutcome, StepPlan, StepResult
 from sim.run_record import RunRecord
 from sim.simulation import run
-from tests.strategies import Case, cases
+from tests.strategies import Case, cases, examples
 
 Stream = tuple[int, int]
 
@@ -140,7 +140,7 @@ def follows_at_once(case: Case) -> bool:
     return any(turn.delay_ns == 0 for turn in workload.waits_for.values())
 
 
-@settings(max_examples=200)
+@examples(200)
 @given(case=cases())
 def test_the_table_of_steps_is_what_an_onlooker_saw(case: Case) -> None:
     diary, record = diary_and_record(case)
@@ -151,7 +151,7 @@ def test_the_table_of_steps_is_what_an_onlooker_saw(case: Case) -> None:
         np.testing.assert_array_equal(record.steps[name].astype(np.int64), seen[:, place], err_msg=name)
 
 
-@settings(max_examples=200)
+@examples(200)
 @given(case=cases())
 def test_token_times_are_what_an_onlooker_saw(case: Case) -> None:
     diary, record = diary_and_record(case)
@@ -166,7 +166,7 @@ def test_token_times_are_what_an_onlooker_saw(case: Case) -> None:
         assert times.tolist() == diary.token_times_ns[stream], stream
 
 
-@settings(max_examples=200)
+@examples(200)
 @given(case=cases())
 def test_the_table_of_requests_is_what_an_onlooker_saw(case: Case) -> None:
     diary, record = diary_and_record(case)
@@ -199,7 +199,7 @@ def test_the_table_of_requests_is_what_an_onlooker_saw(case: Case) -> None:
             assert np.isnat(requests["last_token"][row])
 
 
-@settings(max_examples=100)
+@examples(100)
 @given(case=cases())
 def test_counters_add_up_to_the_tables(case: Case) -> None:
     record = run(case.workload, case.engine, case.cost, case.cluster)
@@ -215,7 +215,7 @@ def test_counters_add_up_to_the_tables(case: Case) -> None:
         assert counters["recomputed_tokens"] == 0
 
 
-@settings(max_examples=50)
+@examples(50)
 @given(case=cases(), tokens_at_once=st.integers(1, 20))
 def test_token_times_do_not_depend_on_how_many_are_expanded_at_once(case: Case, tokens_at_once: int) -> None:
     at_once = run(case.workload, case.engine, case.cost, case.cluster)

@@ -8,8 +8,7 @@ from contextlib import contextmanager
 from unittest.mock import patch
 
 import numpy as np
-import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from sim.core.engine import EngineCore
@@ -18,7 +17,7 @@ from sim.core.request import Sequence
 from sim.core.step import StepOutcome, StepPlan, StepResult
 from sim.run_record import RunRecord
 from sim.simulation import run
-from tests.strategies import MAX_MODEL_LEN, Case, cases
+from tests.strategies import MAX_MODEL_LEN, Case, cases, examples
 
 Tables = dict[tuple[int, int], list[tuple[int, ...]]]
 
@@ -53,7 +52,7 @@ def assert_equal_records(one: RunRecord, other: RunRecord) -> None:
     assert counters[0] == counters[1]
 
 
-@settings(max_examples=400)
+@examples(400)
 @given(case=cases())
 def test_a_full_horizon_gives_the_plans_the_block_ids_and_the_token_times_of_single_steps(case: Case) -> None:
     with tables_noted() as tables_of_horizons:
@@ -65,13 +64,13 @@ def test_a_full_horizon_gives_the_plans_the_block_ids_and_the_token_times_of_sin
     assert tables_of_horizons == tables_of_steps
 
 
-@settings(max_examples=100)
+@examples(100)
 @given(case=cases(), max_horizon=st.integers(2, 6))
 def test_any_limit_of_the_horizon_gives_the_same_run(case: Case, max_horizon: int) -> None:
     assert_equal_records(simulate(case), simulate(case.with_max_horizon(max_horizon)))
 
 
-@settings(max_examples=100)
+@examples(100)
 @given(case=cases())
 def test_the_same_experiment_gives_the_same_bytes(case: Case) -> None:
     one, other = simulate(case), simulate(case)
@@ -94,7 +93,7 @@ def recounted_after_each_step() -> Iterator[None]:
         yield
 
 
-@settings(max_examples=150)
+@examples(150)
 @given(case=cases(), single_steps=st.booleans())
 def test_no_block_is_lost_at_any_step(case: Case, single_steps: bool) -> None:
     with recounted_after_each_step():
@@ -105,7 +104,7 @@ def test_no_block_is_lost_at_any_step(case: Case, single_steps: bool) -> None:
     ).all()
 
 
-@settings(max_examples=150)
+@examples(150)
 @given(case=cases())
 def test_every_request_ends_once_with_the_tokens_it_asked_for(case: Case) -> None:
     record, workload = simulate(case), case.workload
@@ -125,7 +124,7 @@ def test_every_request_ends_once_with_the_tokens_it_asked_for(case: Case) -> Non
         assert not (reasons == "abort").any()
 
 
-@settings(max_examples=150)
+@examples(150)
 @given(case=cases())
 def test_nothing_happens_before_its_time(case: Case) -> None:
     record, workload = simulate(case), case.workload
@@ -150,7 +149,7 @@ def test_nothing_happens_before_its_time(case: Case) -> None:
         np.testing.assert_array_equal(arrival.astype(np.int64)[~waits], workload.arrival_ns[~waits])
 
 
-@settings(max_examples=100)
+@examples(100)
 @given(case=cases())
 def test_a_closed_loop_never_holds_more_requests_than_it_has_users(case: Case) -> None:
     record, users = simulate(case), case.workload.concurrency
@@ -162,7 +161,7 @@ def test_a_closed_loop_never_holds_more_requests_than_it_has_users(case: Case) -
         assert ((arrivals <= now) & (ends > now)).sum() <= users
 
 
-@settings(max_examples=100)
+@examples(100)
 @given(case=cases())
 def test_steps_of_one_replica_follow_each_other(case: Case) -> None:
     record = simulate(case)
@@ -174,7 +173,3 @@ def test_steps_of_one_replica_follow_each_other(case: Case) -> None:
         np.testing.assert_array_equal(steps["step"][mine], np.arange(mine.sum()))
         assert (steps["num_running"][mine] <= case.engine.scheduler.max_num_seqs).all()
         assert (steps["num_waiting"][mine] >= 0).all()
-
-
-if __name__ == "__main__":
-    pytest.main([__file__])
