@@ -12,7 +12,7 @@ from rich.console import Console
 from sim.cli_console import progress, warn
 from sim.compare import compare_runs
 from sim.config import Experiment, load_experiment
-from sim.errors import ConfigError
+from sim.errors import ConfigError, Problem
 from sim.recording import Recorded, record_experiment
 from sim.report.tables import comparison_table, summary_table
 from sim.results import dump_summary, load_run
@@ -36,7 +36,7 @@ def simulate_one(request: Request, *, as_json: bool) -> None:
         sys.stdout.write(dump_summary(recorded.run.summary))
     else:
         Console().print(summary_table(recorded.folder.name, recorded.run.summary))
-        _say_where(recorded)
+        _say_where(recorded.folder, *sorted((recorded.folder / "plots").glob("*.png")))
 
 
 def simulate_variations(request: Request, variations: Sequence[str]) -> None:
@@ -45,7 +45,7 @@ def simulate_variations(request: Request, variations: Sequence[str]) -> None:
     for variation, experiment in zip(variations, _load_all(request, variations), strict=True):
         recorded = _record(experiment, request)
         runs.append((variation.partition("=")[2].strip(), recorded.run))
-        _say_where(recorded)
+        _say_where(recorded.folder)
     if len(runs) > 1:
         Console().print(comparison_table(compare_runs(runs)))
 
@@ -61,7 +61,8 @@ def _load_all(request: Request, variations: Sequence[str]) -> list[Experiment]:
     Raises:
         ConfigError: With what is wrong with any of them, each thing once.
     """
-    experiments, problems = [], {}
+    experiments: list[Experiment] = []
+    problems: dict[Problem, None] = {}
     for variation in variations:
         try:
             experiments.append(load_experiment(request.config, (*request.overrides, variation)))
@@ -81,7 +82,7 @@ def _record(experiment: Experiment, request: Request) -> Recorded:
     return recorded
 
 
-def _say_where(recorded: Recorded) -> None:
-    sys.stdout.write(f"Run folder  {recorded.folder}\n")
-    for picture in sorted((recorded.folder / "plots").glob("*.png")):
+def _say_where(folder: Path, *pictures: Path) -> None:
+    sys.stdout.write(f"Run folder  {folder}\n")
+    for picture in pictures:
         sys.stdout.write(f"Picture     {picture}\n")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -31,13 +32,18 @@ class Recorded:
 
 
 def record_experiment(
-    experiment: Experiment, *, folder: Path | None = None, on_progress: Progress | None = None
+    experiment: Experiment,
+    *,
+    folder: Path | None = None,
+    with_plots: bool = True,
+    on_progress: Progress | None = None,
 ) -> Recorded:
     """Simulate an experiment and write its run folder.
 
     Args:
         experiment: What to simulate.
         folder: Where to write; None: `<results>/<experiment>/<time>-<hash of the configuration>`.
+        with_plots: Whether to draw pictures.
         on_progress: Called now and then with simulated nanoseconds, requests ended, requests in all.
 
     Raises:
@@ -48,15 +54,37 @@ def record_experiment(
     config = experiment.resolved()
     if folder is None:
         folder = experiment.results_dir / experiment.name / unique_run_name(config, started)
-    if folder.exists():
-        raise ConfigError([Problem(str(folder), "", "is there already, and runs are not overwritten")])
+    _refuse_unwritable(folder)
     workload = build(experiment.workload, seed=experiment.seed)
     record = simulate(experiment, workload=workload, on_progress=on_progress)
     identity = Identity(experiment.name, str(config["model"]), experiment.seed)
     facts = Facts(experiment.seed, sys.argv, inputs_of(experiment), started, record.cpu_s)
     run = Run(config, record, summarize(record, experiment.slo, identity), collect_environment(facts))
-    write_run(folder, run, traffic_of(experiment.workload, record))
+    write_run(folder, run, traffic_of(experiment.workload, record), with_plots=with_plots)
     return Recorded(run, folder, (*experiment.warnings, *workload.notes))
+
+
+def _refuse_unwritable(folder: Path) -> None:
+    """Say before the simulation what would spoil it at its end; makes nothing.
+
+    Raises:
+        ConfigError: The folder exists, or cannot be made.
+    """
+    fault = _fault_of(folder)
+    if fault is not None:
+        raise ConfigError([Problem(str(folder), "", fault)])
+
+
+def _fault_of(folder: Path) -> str | None:
+    try:
+        folder.lstat()
+    except FileNotFoundError:
+        parent = next(parent for parent in folder.absolute().parents if parent.exists())
+        is_writable = os.access(parent, os.W_OK | os.X_OK)
+        return None if is_writable else f"cannot be written: no permission to write in {parent}"
+    except (OSError, ValueError) as error:
+        return f"cannot be written: {error.strerror if isinstance(error, OSError) else error}"
+    return "is there already, and runs are not overwritten"
 
 
 def inputs_of(experiment: Experiment) -> list[Path]:
