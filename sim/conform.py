@@ -8,6 +8,8 @@ kept. Everything else must follow.
     level 2   also free blocks, prefix hits, blocks with content
     level 3   also every block id and the head of the free queue
 
+Traces of vLLM's V0 scheduler (`v0_*`) have no block ids, so level 3 is level 2 for them.
+
 Owns the comparison; refuses to know why a decision is right.
 """
 
@@ -18,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from sim.conform_groups import GroupReplay
 from sim.core.engine import EngineConfig, EngineCore, PlanDetail
 from sim.core.kv_cache import CacheConfig
 from sim.core.policy import PolicyKind
@@ -32,6 +35,22 @@ _FIELDS_BY_LEVEL = {
     1: ("sched", "tokens", "spec", "preempted", "running", "waiting", "out", "num_out", "finished"),
     2: ("free", "prefix_hits", "cached_blocks"),
     3: ("blocks", "free_head"),
+}
+_V0_FIELDS_BY_LEVEL = {
+    1: (
+        "prompt_run",
+        "sched",
+        "batched_tokens",
+        "preempt_recompute",
+        "swap_out",
+        "swap_in",
+        "running",
+        "waiting",
+        "swapped",
+        "freed_seqs",
+        "finished",
+    ),
+    2: ("group_blocks", "blocks_swapped_out", "blocks_swapped_in", "cow_copies", "free_gpu", "free_cpu"),
 }
 _RECORDED_REASONS = {
     FinishReason.LENGTH: "FINISHED_LENGTH_CAPPED",
@@ -81,11 +100,13 @@ def conform(path: Path, level: int = 3) -> Conformance:
     """Replay a recorded trace and compare it up to `level`.
 
     Raises:
-        ConfigError: The trace cannot be read, or is of a family that is not replayed.
+        ConfigError: The trace cannot be read.
     """
     trace = RecordedTrace.read(path)
-    replay = _Replay(trace)
-    fields = [name for known in LEVELS if known <= level for name in _FIELDS_BY_LEVEL[known]]
+    replay: _Replay | GroupReplay = GroupReplay(trace) if trace.is_v0 else _Replay(trace)
+    by_level = _V0_FIELDS_BY_LEVEL if trace.is_v0 else _FIELDS_BY_LEVEL
+    level = min(level, max(by_level))
+    fields = [name for known in by_level if known <= level for name in by_level[known]]
     num_compared = dict.fromkeys(fields, 0)
     num_steps = 0
     for line, event in trace.compared_events():

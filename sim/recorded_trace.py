@@ -22,7 +22,9 @@ class RecordedTrace:
         self.name: str = about["name"]
         self.config: Mapping[str, Any] = about["config"]
         self.requests: Mapping[str, Mapping[str, Any]] = _by_engine_id(about["requests"])
-        self.outputs: Mapping[str, Sequence[int]] = about["outputs"]
+        self.is_v0 = self.name.startswith("v0_")
+        """Recorded from vLLM's V0 scheduler, whose events are other ones."""
+        self.outputs: Mapping[str, Sequence[int]] = about.get("outputs", {})
         self.accepted = {
             (request_id, step): accepted
             for request_id, rows in about.get("spec", {}).items()
@@ -30,7 +32,13 @@ class RecordedTrace:
         }
         self.drafts = {event["step"]: event["n"] for event in events if event["ev"] == "drafts"}
         self.events = events
-        self._latest: Fields = {"running": [], "waiting": [], "free_head": [], "cached_blocks": 0}
+        self._latest: Fields = {
+            "running": [],
+            "waiting": [],
+            "swapped": [],
+            "free_head": [],
+            "cached_blocks": 0,
+        }
 
     @classmethod
     def read(cls, path: Path) -> RecordedTrace:
@@ -43,17 +51,10 @@ class RecordedTrace:
         try:
             about = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
             events = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines() if line]
-            if str(about["name"]).startswith("v0_"):
-                message = (
-                    "this trace is of vLLM's V0 scheduler; real_* and stub_* traces (V1) can be replayed"
-                )
-                raise ConfigError([Problem(str(path), "name", message)])
             return cls(about, events)
         except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
             raise ConfigError([Problem(str(path), "", f"cannot read the recorded trace: {error}")]) from error
         except (KeyError, TypeError, ValueError) as error:
-            if isinstance(error, ConfigError):
-                raise
             message = f"not a recorded trace (NAME.json with NAME.jsonl beside it): {error!r}"
             raise ConfigError([Problem(str(path), "", message)]) from error
 
@@ -65,6 +66,8 @@ class RecordedTrace:
 
     def fill_in(self, event: Mapping[str, Any]) -> Fields:
         """Everything a line says, also by leaving it out."""
+        if self.is_v0:
+            return self._fill_in_v0(event)
         if event["ev"] == "schedule":
             return self._fill_in_schedule(event)
         filled: Fields = {"finished": event.get("finished", []), "free": event["free"]}
@@ -75,6 +78,29 @@ class RecordedTrace:
         for name in ("cached_blocks", "free_head"):
             self._latest[name] = event.get(name, self._latest[name])
             filled[name] = self._latest[name]
+        return filled
+
+    def _fill_in_v0(self, event: Mapping[str, Any]) -> Fields:
+        filled: Fields = {"free_gpu": event["free_gpu"], "free_cpu": event["free_cpu"]}
+        if event["ev"] == "update":
+            filled["freed_seqs"] = sorted(event.get("freed_seqs", []))
+            filled["finished"] = sorted(event.get("finished", []))
+            return filled
+        for name in ("running", "waiting", "swapped"):
+            self._latest[name] = event.get(name, self._latest[name])
+            filled[name] = self._latest[name]
+        filled |= {
+            "prompt_run": event["prompt_run"],
+            "sched": [row[:3] for row in event["sched"]],
+            "batched_tokens": event["batched_tokens"],
+            "preempt_recompute": event.get("preempt_recompute", []),
+            "swap_out": [group for group, _ in event.get("swap_out", [])],
+            "swap_in": [group for group, _ in event.get("swap_in", [])],
+            "group_blocks": [row[3:] for row in event["sched"]],
+            "blocks_swapped_out": sum(count for _, count in event.get("swap_out", [])),
+            "blocks_swapped_in": sum(count for _, count in event.get("swap_in", [])),
+            "cow_copies": event["cow_copies"],
+        }
         return filled
 
     def _fill_in_schedule(self, event: Mapping[str, Any]) -> Fields:
@@ -94,10 +120,10 @@ class RecordedTrace:
 
 
 def _by_engine_id(requests: Sequence[Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:
-    """The engine's front end makes n requests of one with n > 1, named `0_ID` to `n-1_ID`."""
+    """V1's front end makes n requests of one with n > 1, named `0_ID` to `n-1_ID`; V0 keeps them together."""
     named: dict[str, Mapping[str, Any]] = {}
     for request in requests:
-        if request.get("n", 1) == 1:
+        if request.get("n", 1) == 1 or "lengths" in request:
             named[request["id"]] = request
         else:
             named |= {f"{sample}_{request['id']}": request for sample in range(request["n"])}

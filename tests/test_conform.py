@@ -203,9 +203,33 @@ def test_samples_of_one_prompt_share_its_full_blocks_in_the_same_step(tmp_path: 
     assert outcome.agrees, str(outcome.difference)
 
 
-def test_a_trace_of_the_older_scheduler_is_refused_with_the_reason(decision_traces_dir: Path) -> None:
-    with pytest.raises(ConfigError, match="V0 scheduler"):
-        conform(decision_traces_dir / "v0_c_cow_n4.json")
+@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("name", ["v0_c_cow_n4", "v0_d_swap_n4", "v0_h_block_boundary"])
+def test_the_group_scheduler_decides_as_the_paper_s_did(
+    decision_traces_dir: Path, name: str, level: int
+) -> None:
+    outcome = conform(decision_traces_dir / f"{name}.json", level)
+    assert outcome.agrees, str(outcome.difference)
+    assert outcome.level == min(level, 2), "these traces hold no block ids"
+
+
+@pytest.mark.parametrize(
+    ("event", "field", "change", "reported"),
+    [
+        ("schedule", "cow_copies", lambda count: count + 1, "cow_copies"),
+        ("schedule", "swap_out", lambda rows: [[rows[0][0], rows[0][1] + 1]], "blocks_swapped_out"),
+        ("schedule", "swapped", lambda ids: ids[::-1][:-1], "swapped"),
+        ("update", "free_cpu", lambda count: count - 1, "free_cpu"),
+    ],
+)
+def test_a_changed_line_of_the_paper_s_scheduler_is_named(
+    decision_traces_dir: Path, tmp_path: Path, event: str, field: str, change: Any, reported: str
+) -> None:
+    path = _copy(decision_traces_dir, "v0_d_swap_n4", tmp_path)
+    line = _tamper(path, event, field, change)
+    difference = conform(path).difference
+    assert difference is not None
+    assert (difference.line, difference.field) == (line, reported)
 
 
 @pytest.mark.parametrize("text", ["{", "[]", '{"name": "real_x"}', "\udcff"])

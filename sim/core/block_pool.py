@@ -145,3 +145,21 @@ class BlockPool:
     def free_blocks(self) -> list[int]:
         """All free blocks in the order in which they will be taken."""
         return self._front[::-1] + list(self._back)
+
+
+def check_pool(pool: BlockPool, tables: Iterable[list[int]]) -> None:
+    """Recount a pool from all tables that hold blocks of it; AssertionError says what does not add up."""
+    counts: dict[int, int] = {}
+    for table in tables:
+        assert len(set(table)) == len(table), f"a table holds a block twice: {table}"
+        for block in table:
+            counts[block] = counts.get(block, 0) + 1
+    free = pool.free_blocks()
+    assert len(set(free)) == len(free), "a block is free twice"
+    assert not counts.keys() & set(free), "a held block is free"
+    assert sorted([*counts, *free]) == list(range(pool.first_id, pool.first_id + pool.num_blocks)), (
+        "a block is lost"
+    )
+    for block, count in counts.items():
+        assert pool.num_holders(block) == count, f"block {block} has {count} holders"
+    assert pool.num_extra_holders == sum(counts.values()) - len(counts), "extra holders miscounted"

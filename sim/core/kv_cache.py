@@ -19,9 +19,10 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import NamedTuple
 
-from sim.core.block_pool import BlockPool, FreeOrder
+from sim.core.block_pool import BlockPool, FreeOrder, check_pool
 from sim.core.prefix_cache import PrefixCache
 from sim.core.request import Sequence
+from sim.core.step import BlockCopy
 
 
 class AllocStatus(Enum):
@@ -171,6 +172,36 @@ class KVCacheManager:
             self._cache.forget(evicted)
         self.num_blocks_allocated += count
 
+    def fork(self, parent: Sequence, child: Sequence) -> None:
+        """Let `child` share all blocks of `parent`; no block is taken."""
+        self.share_leading(parent, child, len(parent.table))
+
+    def share_leading(self, holder: Sequence, other: Sequence, count: int) -> None:
+        """Let `other`, which holds nothing, share the first `count` blocks of `holder`."""
+        other.table = holder.table[:count]
+        for block in other.table:
+            self.pool.share(block)
+
+    def append_slot(self, seq: Sequence) -> BlockCopy | None:
+        """Make sure the newest known token has a slot of its own; one block must be free.
+
+        A new block where the last one is full; where the last one is shared, a copy of it for this
+        sequence alone (copy-on-write). The last holder writes in place.
+
+        Returns:
+            The copy to be made, if any.
+        """
+        if len(seq.table) * self.block_size < seq.num_known:
+            self._take(seq, 1)
+            return None
+        shared = seq.table[-1]
+        if self.pool.num_holders(shared) == 1:
+            return None
+        self.pool.drop(shared)
+        seq.table.pop()
+        self._take(seq, 1)
+        return BlockCopy(shared, seq.table[-1])
+
     def register_computed(self, seq: Sequence, num_tokens: int) -> None:
         """Make the full blocks among the first `num_tokens` tokens findable."""
         self._register(seq, num_tokens)
@@ -208,19 +239,7 @@ class KVCacheManager:
 
     def check_invariants(self, holders: Iterable[Sequence]) -> None:
         """Recount everything from the tables of `holders`, which must be all live sequences."""
-        counts: dict[int, int] = {}
-        for seq in holders:
-            assert len(set(seq.table)) == len(seq.table), f"{seq!r} holds a block twice"
-            for block in seq.table:
-                counts[block] = counts.get(block, 0) + 1
-        free = self.pool.free_blocks()
-        first = self.pool.first_id
-        assert len(set(free)) == len(free), "a block is free twice"
-        assert not counts.keys() & set(free), "a held block is free"
-        assert sorted([*counts, *free]) == list(range(first, first + self.pool.num_blocks)), "a block is lost"
-        for block, count in counts.items():
-            assert self.pool.num_holders(block) == count, f"block {block} has {count} holders"
-        assert self.pool.num_extra_holders == sum(counts.values()) - len(counts), "extra holders miscounted"
+        check_pool(self.pool, [seq.table for seq in holders])
         if self._cache is not None:
             self._cache.check_invariants()
 

@@ -61,6 +61,7 @@ class Request:
 
     __slots__ = (
         "arrival_ns",
+        "beam_width",
         "content",
         "max_tokens",
         "num_prompt_tokens",
@@ -68,6 +69,7 @@ class Request:
         "num_unfinished",
         "priority",
         "request_id",
+        "sample_tokens",
     )
 
     def __init__(
@@ -79,6 +81,9 @@ class Request:
         num_samples: int = 1,
         priority: int = 0,
         content: ContentKeys | None = None,
+        *,
+        sample_tokens: tuple[int, ...] = (),
+        beam_width: int = 0,
     ) -> None:
         if num_prompt_tokens < 1 or max_tokens < 1 or num_samples < 1:
             raise ValueError(
@@ -95,6 +100,10 @@ class Request:
         self.content = content
         """None opts out of prefix caching."""
         self.num_unfinished = num_samples
+        self.sample_tokens = sample_tokens
+        """Output tokens of each sample, where they differ; empty: `max_tokens` each."""
+        self.beam_width = beam_width
+        """Beams of a beam search; 0: sampling."""
 
     @property
     def is_finished(self) -> bool:
@@ -143,7 +152,8 @@ class Sequence:
         self.num_prompt_tokens = request.num_prompt_tokens
         self.num_known = request.num_prompt_tokens
         """Prompt and settled output tokens."""
-        self.max_known = min(request.num_prompt_tokens + request.max_tokens, max_model_len)
+        num_tokens = request.sample_tokens[sample] if request.sample_tokens else request.max_tokens
+        self.max_known = min(request.num_prompt_tokens + num_tokens, max_model_len)
         """It ends when `num_known` gets here."""
         self.num_computed = 0
         """Tokens whose KV is stored (or is being stored by the step under way)."""

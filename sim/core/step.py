@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from enum import Enum
 from typing import NamedTuple, Protocol
 
-from sim.core.request import SeqId, Sequence
+from sim.core.request import RequestId, SeqId, Sequence
 
 
 class ScheduleKind(Enum):
@@ -21,6 +21,13 @@ class ScheduleKind(Enum):
     NEW = "new"
     RUNNING = "running"
     RESUMED = "resumed"
+
+
+class BlockCopy(NamedTuple):
+    """One block's content to be copied, within one memory tier or between two."""
+
+    src: int
+    dst: int
 
 
 class ScheduledSequence(NamedTuple):
@@ -63,6 +70,12 @@ class StepPlan(NamedTuple):
     """Everyone the scheduler looked at singly, in scheduled order: with `PlanDetail.SEQUENCES`, everyone."""
     num_steady_seqs: int
     """Decoding sequences that have no row of their own."""
+    blocks_to_swap_out: tuple[BlockCopy, ...] = ()
+    """Device to host; carried out first."""
+    blocks_to_swap_in: tuple[BlockCopy, ...] = ()
+    """Host to device; carried out second."""
+    blocks_to_copy: tuple[BlockCopy, ...] = ()
+    """Within the device (copy-on-write); carried out third, before anything is computed."""
 
     @property
     def num_prefill_tokens(self) -> int:
@@ -75,7 +88,17 @@ class StepPlan(NamedTuple):
         return self.num_decode_seqs + self.num_prefill_tokens
 
 
+class BeamUpdate(NamedTuple):
+    """How the beams of one request go on after a step."""
+
+    forks: tuple[tuple[Sequence, Sequence], ...] = ()
+    """(parent, child): the child continues a copy of the parent."""
+    dropped: tuple[Sequence, ...] = ()
+    """Beams that no one continues."""
+
+
 _NOTHING: Mapping[SeqId, int] = {}
+_NO_BEAMS: Mapping[RequestId, BeamUpdate] = {}
 
 
 class StepResult(NamedTuple):
@@ -89,6 +112,8 @@ class StepResult(NamedTuple):
     """Draft tokens proposed for the next step."""
     stopped: frozenset[SeqId] = frozenset()
     """Sequences whose last new token was an end token."""
+    beams: Mapping[RequestId, BeamUpdate] = _NO_BEAMS
+    """What became of the beams of each request that searches."""
 
 
 class StepOutcome(NamedTuple):
