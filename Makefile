@@ -13,15 +13,19 @@ CODE := sim workloads gpu_backend tests
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
-$(VENV)/.installed: pyproject.toml
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(INSTALL) --editable .
-	touch $@
+$(BIN)/pip:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and \
+	  "pagecast needs Python 3.11 or newer, and $(PYTHON) is " + sys.version.split()[0] + \
+	  ": say which one to use, as in make PYTHON=python3.12 $(MAKECMDGOALS)")'
+	$(PYTHON) -m venv $(VENV)
 
-$(VENV)/.installed-dev: pyproject.toml
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+$(VENV)/.installed: pyproject.toml | $(BIN)/pip
+	$(INSTALL) --editable .
+	@touch $@
+
+$(VENV)/.installed-dev: pyproject.toml | $(BIN)/pip
 	$(INSTALL) --editable '.[dev]'
-	touch $(VENV)/.installed $@
+	@touch $(VENV)/.installed $@
 
 quickstart: $(VENV)/.installed ## set up, simulate configs/quickstart.yaml, say what was found and where the pictures are
 	$(BIN)/pagecast simulate configs/quickstart.yaml
@@ -59,4 +63,4 @@ bench: $(VENV)/.installed-dev ## speed of the simulator, written to results/benc
 	$(BIN)/python -m tests.bench.bench_simulation
 
 clean: ## remove what was made, but not results
-	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) .venv-ci build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
