@@ -42,9 +42,9 @@ def simulate_one(request: Request, *, as_json: bool) -> None:
 def simulate_variations(request: Request, variations: Sequence[str]) -> None:
     """Simulate an experiment once for each variation and print the runs side by side."""
     runs = []
-    for variation, experiment in zip(variations, _load_all(request, variations), strict=True):
+    for name, experiment in zip(_names(variations), _load_all(request, variations), strict=True):
         recorded = _record(experiment, request)
-        runs.append((variation.partition("=")[2].strip(), recorded.run))
+        runs.append((name, recorded.run))
         _say_where(recorded.folder)
     if len(runs) > 1:
         Console().print(comparison_table(compare_runs(runs)))
@@ -53,6 +53,14 @@ def simulate_variations(request: Request, variations: Sequence[str]) -> None:
 def compare_folders(folders: Sequence[Path]) -> None:
     """Print the runs in these folders side by side."""
     Console().print(comparison_table(compare_runs([(folder.name, load_run(folder)) for folder in folders])))
+
+
+def _names(variations: Sequence[str]) -> list[str]:
+    """What tells the variations apart: their values, or all of them where they change different keys."""
+    parts = [variation.partition("=") for variation in variations]
+    if len({key.strip() for key, _, _ in parts}) > 1:
+        return list(variations)
+    return [value.strip().removeprefix("{kind: ").removesuffix("}") for _, _, value in parts]
 
 
 def _load_all(request: Request, variations: Sequence[str]) -> list[Experiment]:

@@ -100,18 +100,21 @@ def test_set_changes_a_value_and_what_follows_from_it() -> None:
 
 
 def test_vary_compares_three_ways_of_batching_in_one_command(here: Path) -> None:
-    policies = (
-        "{kind: static, max_batch_size: 4}",
-        "{kind: dynamic, max_batch_size: 4, max_wait: 50 ms}",
-        "{kind: continuous}",
-    )
-    options = [part for policy in policies for part in ("--vary", f"engine.batching={policy}")]
+    policies = ("static, max_batch_size: 4", "dynamic, max_batch_size: 4, max_wait: 50 ms", "continuous")
+    options = [part for policy in policies for part in ("--vary", f"engine.batching={{kind: {policy}}}")]
     lines = pagecast("simulate", "tiny.yaml", "--no-plots", *options).stdout.splitlines()
     for place, policy in enumerate(policies, 1):
         assert f"[{place}] {policy}" in lines
-        (row,) = [line for line in lines if line.startswith(f"[{place}] {policy[:10]}") and "%" in line]
+        (row,) = [line for line in lines if line.startswith(f"[{place}] {policy[:7]}") and "%" in line]
         assert len(row.split()) > 5, "a row of numbers"
     assert len(list((here / "results" / "tiny").iterdir())) == 3
+
+
+@pytest.mark.usefixtures("here")
+def test_variations_of_different_keys_are_named_by_them() -> None:
+    changes = ("--vary", "seed=1", "--vary", "engine.block_size=32")
+    lines = pagecast("simulate", "tiny.yaml", "--no-plots", *changes).stdout.splitlines()
+    assert {"[1] seed=1", "[2] engine.block_size=32"} <= set(lines)
 
 
 @pytest.mark.usefixtures("here")
