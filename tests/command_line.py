@@ -29,7 +29,8 @@ slo: {ttft: 100 ms, tpot: 20 ms}
 
 def pagecast(*arguments: str, code: int = 0) -> Result:
     """Run a command in this process; it must end with `code`, and an exception is the test's."""
-    result = CliRunner().invoke(cli.app, list(arguments))
+    plain = {"COLUMNS": "80", "FORCE_COLOR": None}
+    result = CliRunner().invoke(cli.app, list(arguments), env=plain)
     if result.exception is not None and not isinstance(result.exception, SystemExit):
         raise result.exception
     assert result.exit_code == code, result.output
