@@ -339,3 +339,34 @@ def test_misuse_is_an_exception() -> None:
         Request(1, 0, 0, 4)
     with pytest.raises(ValueError, match="without chunked prefill"):
         SchedulerConfig(max_model_len=64, max_num_batched_tokens=32, enable_chunked_prefill=False)
+
+
+def test_a_preempted_sequence_goes_to_the_front_of_the_queue() -> None:
+    core = _core(num_blocks=6)
+    core.submit(Request(0, 0, 12, 10))
+    core.submit(Request(1, 0, 8, 10))
+    core.submit(Request(2, 0, 20, 2))
+    while not _step(core).preempted:
+        pass
+    assert [seq.request.request_id for seq in core.waiting] == [1, 2]
+
+
+def test_not_even_the_most_urgent_is_let_in_where_somebody_was_preempted() -> None:
+    core = _core(num_blocks=6, policy=PolicyKind.PRIORITY)
+    core.submit(Request(0, 0, 12, 10, priority=1))
+    core.submit(Request(1, 0, 8, 10, priority=2))
+    _step(core)
+    core.submit(Request(2, 0, 1, 2, priority=0))
+    plan = _step(core)
+    assert plan.preempted
+    assert 2 not in [row.seq.request.request_id for row in plan.rows]
+    assert 2 in [row.seq.request.request_id for row in _step(core).rows]
+
+
+def test_drafts_leave_one_slot_of_the_longest_sequence_for_the_sampled_token() -> None:
+    core = _core(max_model_len=16, num_speculative_tokens=3)
+    core.submit(Request(0, 0, 12, 9))
+    _step(core, StepResult([1], num_drafts={SeqId(0): 3}))
+    _step(core, StepResult([1], num_drafts={SeqId(0): 3}))
+    plan = _step(core)
+    assert (plan.rows[0].num_computed_tokens, plan.rows[0].num_tokens) == (13, 2)
