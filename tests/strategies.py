@@ -20,9 +20,9 @@ from sim.core.step import StepPlan
 from sim.router import RouterKind
 from workloads.spec import Turn, Workload
 
-MAX_PROMPT_TOKENS = 24
-MAX_OUTPUT_TOKENS = 12
-MAX_MODEL_LEN = 34
+MAX_PROMPT_TOKENS = 20
+MAX_OUTPUT_TOKENS = 24
+MAX_MODEL_LEN = 38
 """Less than the longest request, so that some are capped."""
 TICK_NS = 10
 """Arrivals, delays and step times are multiples of this, so that many things happen at one instant."""
@@ -74,8 +74,8 @@ def batchings() -> SearchStrategy[Batching]:
 def engines(draw: DrawFn) -> EngineConfig:
     block_size = draw(st.sampled_from([1, 2, 4, 8]))
     most_blocks = -(-(MAX_PROMPT_TOKENS + MAX_OUTPUT_TOKENS) // block_size)
-    # From pools that hold hardly one request (preemptions, refusals) to ones that hold many.
-    num_blocks = draw(st.integers(max(most_blocks * 2 // 3, 1), most_blocks * 6))
+    # From pools that cannot hold the longest request to ones that hold a few.
+    num_blocks = draw(st.integers(max(most_blocks * 2 // 3, 1), most_blocks * 3 // 2))
     cache = CacheConfig(
         num_blocks,
         block_size,
@@ -86,26 +86,28 @@ def engines(draw: DrawFn) -> EngineConfig:
     least_tokens = 1 if enable_chunked_prefill else MAX_MODEL_LEN
     scheduler = SchedulerConfig(
         max_model_len=MAX_MODEL_LEN,
-        max_num_seqs=draw(st.integers(1, 8)),
-        max_num_batched_tokens=draw(st.integers(least_tokens, 64)),
+        max_num_seqs=draw(st.sampled_from([8, 6, 4, 3, 2, 1])),
+        max_num_batched_tokens=draw(st.integers(least_tokens, 80)),
         enable_chunked_prefill=enable_chunked_prefill,
         long_prefill_token_threshold=draw(st.sampled_from([0, 0, 5])),
         exempt_lone_prompt=draw(st.booleans()),
         policy=draw(st.sampled_from(PolicyKind)),
         watermark_fraction=draw(st.sampled_from([0.0, 0.0, 0.2])),
         full_sequence_gate=draw(st.booleans()),
-        async_scheduling=draw(st.integers(0, 7)) == 0,
+        async_scheduling=draw(st.integers(0, 7)) == 7,
         batching=draw(batchings()),
     )
     return EngineConfig(cache, scheduler)
 
 
 def clusters() -> SearchStrategy[ClusterConfig]:
-    return st.builds(ClusterConfig, st.integers(1, 3), st.sampled_from(RouterKind), st.integers(0, 3))
+    return st.builds(
+        ClusterConfig, st.sampled_from([1, 1, 2, 3]), st.sampled_from(RouterKind), st.integers(0, 3)
+    )
 
 
 @st.composite
-def workloads(draw: DrawFn, *, max_requests: int = 14) -> Workload:
+def workloads(draw: DrawFn, *, max_requests: int = 16) -> Workload:
     """Open loop, closed loop or sessions, with and without shared prefixes, samples and cancellation."""
     count = draw(st.integers(1, max_requests))
 
@@ -115,7 +117,7 @@ def workloads(draw: DrawFn, *, max_requests: int = 14) -> Workload:
     prompts = column(st.integers(1, MAX_PROMPT_TOKENS))
     workload = Workload(
         name="random",
-        arrival_ns=np.sort(column(st.integers(0, 60))) * TICK_NS,
+        arrival_ns=np.sort(column(st.integers(0, 25))) * TICK_NS,
         prompt_tokens=prompts,
         output_tokens=column(st.integers(1, MAX_OUTPUT_TOKENS)),
         num_samples=draw(st.sampled_from([1, 1, 2, 3])),
