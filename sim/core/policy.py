@@ -1,7 +1,7 @@
 """In which order sequences wait, whom a shortage hits, and when a batch may take newcomers.
 
 `WaitingQueue` has two kinds, as in vLLM: first come first served, and by priority (lower number, then
-arrival, first). `BatchingPolicy` is the seam for the three ways of batching every lecture compares:
+arrival, first). `BatchGate` is the seam for the three ways of batching every lecture compares:
 
     static       a batch is what waits when the last one has ended, up to a size; nobody joins it
     dynamic      the same, but it starts only when it is full or its oldest member has waited long enough
