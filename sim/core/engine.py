@@ -281,10 +281,12 @@ class EngineCore:
     # Ends -----------------------------------------------------------------------------------------
 
     def _can_ever_fit(self, seq: Sequence) -> bool:
-        """Whether it fits the model and, alone, the pool."""
-        if seq.num_prompt_tokens >= self.config.scheduler.max_model_len:
+        """Whether it fits the model and, alone and with its drafts, the pool."""
+        config = self.config.scheduler
+        if seq.num_prompt_tokens >= config.max_model_len:
             return False
-        return self._kv.num_blocks_for(seq.max_known - 1) <= self._kv.pool.num_blocks
+        num_tokens = seq.max_known - 1 + config.num_speculative_tokens
+        return self._kv.num_blocks_for(num_tokens) <= self._kv.pool.num_blocks
 
     def _finish(self, seq: Sequence, reason: FinishReason, step: int) -> None:
         self._scheduler.remove(seq, self.step)

@@ -124,6 +124,7 @@ class Sequence:
         "finish_step",
         "first_scheduled_step",
         "in_steady_batch",
+        "is_in_prompt",
         "max_known",
         "num_computed",
         "num_drafts",
@@ -165,6 +166,8 @@ class Sequence:
         """Logical to physical: block `i` holds tokens `i * block_size` and on."""
         self.num_keyed_blocks = 0
         """How many leading blocks of the table are registered in the prefix cache."""
+        self.is_in_prompt = False
+        """Whether its last step was a prompt chunk that left known tokens to compute."""
         self.order = 0
         """Its place in the running list: grows with each admission."""
         self.first_scheduled_step: int | None = None

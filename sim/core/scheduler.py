@@ -137,6 +137,7 @@ class Scheduler:
             else:
                 chunks.append(row)
             row.seq.num_computed += row.num_tokens
+            row.seq.is_in_prompt = not row.yields_token
             if row.yields_token and self.config.async_scheduling:
                 row.seq.num_in_flight += 1 + row.num_draft_tokens
         return StepPlan(
@@ -294,7 +295,7 @@ class Scheduler:
         num_tokens = seq.num_known - num_hit
         num_drafts = self._num_padding_drafts(num_tokens, num_hit, draft)
         budget = min(draft.token_budget, draft.token_rows - config.num_draft_rows)
-        num_tokens = min(num_tokens + num_drafts, draft.threshold)
+        num_tokens = min(num_tokens, draft.threshold) + num_drafts
         if num_tokens > budget:
             if num_drafts or not config.enable_chunked_prefill:
                 return False
@@ -333,8 +334,10 @@ class Scheduler:
         config = self.config
         if not (config.num_speculative_tokens and config.pad_single_token_admissions and num_tokens == 1):
             return 0
+        if num_hit + 1 + config.num_speculative_tokens >= config.max_model_len:
+            return 0
         ran = [row for row in draft.rows if row.kind is ScheduleKind.RUNNING]
-        if not all(row.yields_token for row in ran):
+        if any(row.seq.is_in_prompt for row in ran):
             return 0
         return config.num_speculative_tokens if ran or num_hit else 0
 
