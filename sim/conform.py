@@ -27,6 +27,7 @@ from sim.core.policy import PolicyKind
 from sim.core.request import FinishReason, Request, SeqId
 from sim.core.scheduler_config import SchedulerConfig
 from sim.core.step import StepPlan, StepResult
+from sim.errors import ConfigError, Problem
 from sim.recorded_trace import Fields, RecordedTrace
 
 LEVELS = (1, 2, 3)
@@ -100,7 +101,7 @@ def conform(path: Path, level: int = 3) -> Conformance:
     """Replay a recorded trace and compare it up to `level`.
 
     Raises:
-        ConfigError: The trace cannot be read.
+        ConfigError: The trace cannot be read, or lacks what the replay needs.
     """
     trace = RecordedTrace.read(path)
     replay: _Replay | GroupReplay = GroupReplay(trace) if trace.is_v0 else _Replay(trace)
@@ -126,7 +127,8 @@ def conform(path: Path, level: int = 3) -> Conformance:
 class _TokenKeys:
     """Content keys of a request whose tokens are all known: the chained tokens themselves."""
 
-    def __init__(self, tokens: Sequence[int], block_size: int) -> None:
+    def __init__(self, request_id: str, tokens: Sequence[int], block_size: int) -> None:
+        self._request_id = request_id
         self._keys: list[Hashable] = []
         parent: Hashable = None
         for start in range(0, len(tokens) - block_size + 1, block_size):
@@ -134,7 +136,13 @@ class _TokenKeys:
             self._keys.append((parent, *tokens[start : start + block_size]))
 
     def keys(self, sample: int, start: int, stop: int) -> Sequence[Hashable]:
-        """The keys of blocks `start` to `stop - 1`."""
+        """The keys of blocks `start` to `stop - 1`.
+
+        Raises:
+            ConfigError: The recording ends before those tokens.
+        """
+        if stop > len(self._keys):
+            raise ConfigError([Problem("outputs", self._request_id, "ends before the tokens it settled")])
         return self._keys[start:stop]
 
 
@@ -183,7 +191,7 @@ class _Replay:
         return self._update(event["step"])
 
     def _schedule(self, event: Mapping[str, Any]) -> Fields:
-        for request_id in event["arrivals"]:
+        for request_id in event.get("arrivals", []):
             self._submit(request_id)
         for request_id, _ in event.get("aborted", []):
             self._core.abort(self._number_of[request_id])
@@ -251,7 +259,7 @@ class _Replay:
                 num_prompt_tokens=len(recorded["prompt"]),
                 max_tokens=recorded["max_tokens"],
                 priority=recorded.get("priority", 0),
-                content=_TokenKeys(tokens, self._trace.config["block_size"]),
+                content=_TokenKeys(request_id, tokens, self._trace.config["block_size"]),
             )
         )
 

@@ -54,7 +54,7 @@ class GroupReplay:
         return self._update(event)
 
     def _schedule(self, event: Mapping[str, Any]) -> Fields:
-        for name in event["arrivals"]:
+        for name in event.get("arrivals", []):
             self._submit(name)
         plan = self._plan = self._scheduler.schedule(event["step"])
         rows = plan.rows if plan is not None else ()

@@ -1,6 +1,7 @@
 """Reads what a real engine recorded of its decisions: `NAME.json` (settings) and `NAME.jsonl` (events).
 
-Owns the files' form, including what a line means by leaving a field out; refuses to know the core.
+Owns what a line means by leaving a field out; refuses to know the core. `recorded_form.py` says what a
+trace must look like.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from sim.errors import ConfigError, Problem
+from sim.recorded_form import check_form, check_order
 
 Fields = dict[str, Any]
 
@@ -45,18 +47,16 @@ class RecordedTrace:
         """Read `NAME.json` and the `NAME.jsonl` beside it.
 
         Raises:
-            ConfigError: A file is missing, is no JSON, lacks a key, or the trace is of another family.
+            ConfigError: A file is missing or is no JSON, or its content is not that of a recorded trace.
         """
-        log = path.with_suffix(".jsonl")
-        try:
-            about = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
-            events = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines() if line]
-            return cls(about, events)
-        except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-            raise ConfigError([Problem(str(path), "", f"cannot read the recorded trace: {error}")]) from error
-        except (KeyError, TypeError, ValueError) as error:
-            message = f"not a recorded trace (NAME.json with NAME.jsonl beside it): {error!r}"
-            raise ConfigError([Problem(str(path), "", message)]) from error
+        settings, log = path.with_suffix(".json"), path.with_suffix(".jsonl")
+        about = _parse(settings, _read(settings))
+        lines = enumerate(_read(log).splitlines(), 1)
+        events = [(line, _parse(log, text, line)) for line, text in lines if text]
+        check_form(path, about, events)
+        trace = cls(about, [event for _, event in events])
+        check_order(path, trace.requests, events)
+        return trace
 
     def compared_events(self) -> Iterator[tuple[int, Mapping[str, Any]]]:
         """Schedules and updates, with their line in the file."""
@@ -90,25 +90,25 @@ class RecordedTrace:
             self._latest[name] = event.get(name, self._latest[name])
             filled[name] = self._latest[name]
         filled |= {
-            "prompt_run": event["prompt_run"],
-            "sched": [row[:3] for row in event["sched"]],
-            "batched_tokens": event["batched_tokens"],
+            "prompt_run": event.get("prompt_run", False),
+            "sched": [row[:3] for row in event.get("sched", [])],
+            "batched_tokens": event.get("batched_tokens", 0),
             "preempt_recompute": event.get("preempt_recompute", []),
             "swap_out": [group for group, _ in event.get("swap_out", [])],
             "swap_in": [group for group, _ in event.get("swap_in", [])],
-            "group_blocks": [row[3:] for row in event["sched"]],
+            "group_blocks": [row[3:] for row in event.get("sched", [])],
             "blocks_swapped_out": sum(count for _, count in event.get("swap_out", [])),
             "blocks_swapped_in": sum(count for _, count in event.get("swap_in", [])),
-            "cow_copies": event["cow_copies"],
+            "cow_copies": event.get("cow_copies", 0),
         }
         return filled
 
     def _fill_in_schedule(self, event: Mapping[str, Any]) -> Fields:
         filled: Fields = {
-            "sched": [row[:3] for row in event["sched"]],
-            "prefix_hits": [row[3] for row in event["sched"]],
-            "blocks": [row[4] for row in event["sched"]],
-            "tokens": event["tokens"],
+            "sched": [row[:3] for row in event.get("sched", [])],
+            "prefix_hits": [row[3] for row in event.get("sched", [])],
+            "blocks": [row[4] for row in event.get("sched", [])],
+            "tokens": event.get("tokens", 0),
             "spec": event.get("spec", {}),
             "preempted": event.get("preempted", []),
             "free": event["free"],
@@ -117,6 +117,21 @@ class RecordedTrace:
             self._latest[name] = event.get(name, self._latest[name])
             filled[name] = self._latest[name]
         return filled
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        why = error.strerror if isinstance(error, OSError) else "is not UTF-8"
+        raise ConfigError([Problem(str(path), "", f"cannot read the recorded trace: {why}")]) from error
+
+
+def _parse(path: Path, text: str, line: int | None = None) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ConfigError([Problem(str(path), "", f"is not JSON: {error}", line)]) from error
 
 
 def _by_engine_id(requests: Sequence[Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:

@@ -14,6 +14,7 @@ import pytest
 from sim import cli, cli_simulate
 from sim.results import load_run
 from tests.command_line import COMMAND, EXPERIMENT, pagecast, refused
+from tests.recordings import write_recording
 
 REPO = Path(__file__).resolve().parent.parent
 
@@ -208,18 +209,16 @@ def test_schema_is_a_json_schema() -> None:
     assert "workload" in schema["properties"]
 
 
-def test_conform_ends_with_0_where_all_agrees_and_1_where_not(here: Path, decision_traces_dir: Path) -> None:
-    name = "real_c_prefix_ample"
-    for suffix in (".json", ".jsonl"):
-        (here / f"{name}{suffix}").write_text((decision_traces_dir / f"{name}{suffix}").read_text())
-    assert "steps agree at level 3" in pagecast("conform", f"{name}.json").stdout
-    log = here / f"{name}.jsonl"
-    log.write_text(log.read_text().replace('"cached_blocks":6', '"cached_blocks":7', 1))
-    output = pagecast("conform", f"{name}.json", code=cli.THE_ANSWER_IS_NO).stdout
-    assert "update of step 0: cached_blocks" in output
+def test_conform_ends_with_0_where_all_agrees_and_1_where_not(here: Path) -> None:
+    path = str(write_recording(here))
+    assert "stub_tiny: 3 steps agree at level 3" in pagecast("conform", path).stdout
+    log = Path(path).with_suffix(".jsonl")
+    log.write_text(log.read_text().replace('"cached_blocks": 1', '"cached_blocks": 7'))
+    output = pagecast("conform", path, code=cli.THE_ANSWER_IS_NO).stdout
+    assert "line 2: update of step 0: cached_blocks" in output
     assert "expected 7" in output
-    assert "got      6" in output
-    pagecast("conform", f"{name}.json", "--level", "1")
+    assert "got      1" in output
+    pagecast("conform", path, "--level", "1")
 
 
 @pytest.mark.usefixtures("here")
