@@ -168,9 +168,11 @@ class BatchGate:
         """Whether newcomers may join a running batch."""
 
     def open(self, waiting: WaitingQueue, now_ns: int) -> None:
-        """The last batch has ended: name the members of the next, if it is due."""
+        """Nothing runs: name the members of the next batch, if this one has ended and the next is due."""
         batching = self._batching
         if isinstance(batching, Continuous):
+            return
+        if len(waiting) and waiting.head() in self._members:
             return
         if isinstance(batching, Static) or _is_due(batching, waiting, now_ns):
             self._members = set(islice(waiting, batching.max_batch_size))

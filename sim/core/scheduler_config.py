@@ -69,7 +69,7 @@ class SchedulerConfig:
         num_tokens, num_rows = 1 + self.num_speculative_tokens, self.num_draft_rows
         if num_tokens > min(self.token_budget, self.max_num_batched_tokens - num_rows):
             raise ValueError(
-                f"a step must hold a sequence with its drafts, {num_tokens} tokens and {num_rows} draft rows: "
+                f"a step must hold a sequence and its drafts, {num_tokens} tokens and {num_rows} draft rows: "
                 f"max_num_batched_tokens ({self.max_num_batched_tokens}) or the token budget "
                 f"({self.token_budget}) is too small"
             )
