@@ -8,10 +8,12 @@ from typing import Any
 
 from sim.core.block_pool import FreeOrder
 from sim.core.engine import EngineConfig, EngineCore, PlanDetail
-from sim.core.kv_cache import CacheConfig
-from sim.core.request import Sequence
+from sim.core.kv_cache import Admission, AllocStatus, CacheConfig, KVCacheManager
+from sim.core.request import Request, Sequence
 from sim.core.scheduler_config import SchedulerConfig
 from sim.core.step import StepOutcome, StepPlan, StepResult
+
+MANAGER_MAX_MODEL_LEN = 64
 
 
 @dataclass(frozen=True)
@@ -102,3 +104,24 @@ def assert_empty(core: EngineCore) -> None:
     assert not list(core.waiting)
     assert core.num_used_blocks == 0
     assert core.num_free_blocks == core.num_blocks
+
+
+def make_manager(
+    num_blocks: int = 10, block_size: int = 4, *, lookahead: int = 0, **config: Any
+) -> KVCacheManager:
+    cache = CacheConfig(num_blocks, block_size, **config)
+    return KVCacheManager(cache, max_model_len=MANAGER_MAX_MODEL_LEN, num_lookahead_slots=lookahead)
+
+
+def make_sequence(number: int, num_known: int, text: str | None = None) -> Sequence:
+    content = Text(text) if text is not None else None
+    return Sequence(number, Request(number, number, num_known, 9, content=content), 0, MANAGER_MAX_MODEL_LEN)
+
+
+def admit(kv: KVCacheManager, seq: Sequence, **limits: Any) -> AllocStatus:
+    """Let a sequence in for all it knows beyond its hit, as the scheduler would."""
+    hit = kv.find_hit(seq)
+    status = kv.admit(seq, hit, Admission(seq.num_known - len(hit) * kv.block_size, **limits))
+    if status is AllocStatus.OK:
+        seq.num_computed = seq.num_known
+    return status

@@ -1,0 +1,186 @@
+"""A step is scheduled before the one before it has settled: every token still comes once and in order."""
+
+from __future__ import annotations
+
+from collections import deque
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sim.core.engine import EngineCore
+from sim.core.policy import PolicyKind
+from sim.core.request import FinishReason, Request, Sequence
+from sim.core.step import StepPlan, StepResult
+from tests.core.stepping import Text, assert_empty, begin, finish, make_core, members, preempted
+from tests.strategies import examples
+
+
+def _run(core: EngineCore, aborts: dict[int, int] | None = None) -> tuple[list[Sequence], list[StepPlan]]:
+    """Always one step ahead; `aborts` names requests given up before the plan of that number."""
+    plans = []
+    ended = []
+    in_flight: deque[StepPlan] = deque()
+    for turn in range(3000):
+        if not core.has_unfinished:
+            break
+        if aborts and turn in aborts:
+            ended += core.abort(aborts[turn])
+        plan = core.begin_step(0)
+        if plan is not None:
+            plans.append(plan)
+            in_flight.append(plan)
+        if len(in_flight) > 1 or (plan is None and in_flight):
+            ended += finish(core, in_flight.popleft()).finished
+    for plan in in_flight:
+        ended += finish(core, plan).finished
+    assert_empty(core)
+    return ended, plans
+
+
+def test_asynchronous_steps_deliver_every_token_once_and_none_too_many() -> None:
+    core = make_core(async_scheduling=True)
+    core.submit(Request(0, 0, 5, 4))
+    (ended,), plans = _run(core)
+    assert sum(plan.num_tokens for plan in plans) == 5 + 4 - 1
+    assert ended.runs == [(0, 4, 1)]
+
+
+def test_no_step_too_many_is_scheduled_at_the_longest_sequence_of_the_model() -> None:
+    core = make_core(async_scheduling=True, max_model_len=16)
+    core.submit(Request(0, 0, 10, 99))
+    (ended,), plans = _run(core)
+    assert ended.finish_reason is FinishReason.LENGTH_CAPPED
+    assert sum(plan.num_tokens for plan in plans) == 15
+
+
+def test_the_token_in_flight_counts_as_known_in_the_next_plan() -> None:
+    core = make_core(async_scheduling=True)
+    core.submit(Request(0, 0, 5, 9))
+    first, second = begin(core), begin(core)
+    assert [(row.num_computed_tokens, row.num_tokens) for row in (*first.rows, *second.rows)] == [
+        (0, 5),
+        (5, 1),
+    ]
+    finish(core, first)
+    finish(core, second)
+    (seq,) = core.running
+    assert (seq.num_known, seq.num_computed) == (7, 6)
+
+
+def test_a_generated_block_is_registered_only_when_its_last_token_has_settled() -> None:
+    core = make_core(async_scheduling=True, caching=True)
+    core.submit(Request(0, 0, 7, 9, content=Text("a")))
+    first, second = begin(core), begin(core)
+    assert core.num_cached_blocks == 1
+    finish(core, first)
+    assert core.num_cached_blocks == 1
+    finish(core, second)
+    assert core.num_cached_blocks == 2
+
+
+def test_output_in_flight_of_a_preempted_sequence_is_still_delivered() -> None:
+    """vLLM's own case: ten blocks, two prompts of five; the second is evicted with a token under way."""
+    core = make_core(num_blocks=10, async_scheduling=True)
+    core.submit(Request(0, 0, 20, 3))
+    core.submit(Request(1, 0, 20, 3))
+    first, second = begin(core), begin(core)
+    assert (members(first), members(second), preempted(second)) == ([0, 1], [0], [1])
+    (victim,) = core.waiting
+    assert victim.num_known == 20
+    finish(core, first)
+    assert victim.num_known == 21
+    finish(core, second)
+    ended, _ = _run(core)
+    assert [seq.num_output_tokens for seq in ended] == [3, 3]
+    assert victim.runs[0] == (0, 1, 1)
+
+
+def test_output_in_flight_can_end_a_preempted_sequence_in_the_waiting_queue() -> None:
+    core = make_core(num_blocks=10, async_scheduling=True)
+    core.submit(Request(0, 0, 20, 3))
+    core.submit(Request(1, 0, 20, 1))
+    first, second = begin(core), begin(core)
+    assert preempted(second) == [1]
+    (ended,) = finish(core, first).finished
+    assert (ended.request.request_id, ended.finish_reason) == (1, FinishReason.LENGTH)
+    assert not list(core.waiting)
+    finish(core, second)
+    _run(core)
+
+
+def test_a_request_given_up_with_a_step_in_flight_gets_no_more_tokens() -> None:
+    core = make_core(async_scheduling=True)
+    core.submit(Request(0, 0, 5, 4))
+    first, second = begin(core), begin(core)
+    (ended,) = core.abort(0)
+    finish(core, first)
+    finish(core, second)
+    assert (ended.finish_reason, ended.num_output_tokens) == (FinishReason.ABORT, 0)
+    assert_empty(core)
+
+
+def test_a_request_given_up_while_preempted_with_output_in_flight_leaves_nothing() -> None:
+    core = make_core(num_blocks=10, async_scheduling=True)
+    core.submit(Request(0, 0, 20, 3))
+    core.submit(Request(1, 0, 20, 3))
+    first, second = begin(core), begin(core)
+    assert preempted(second) == [1]
+    (ended,) = core.abort(1)
+    finish(core, first)
+    finish(core, second)
+    assert ended.num_output_tokens == 0
+    _run(core)
+
+
+@given(
+    asked=st.lists(
+        st.tuples(st.integers(1, 24), st.integers(1, 16), st.integers(0, 2)), min_size=1, max_size=10
+    ),
+    num_blocks=st.integers(10, 20),
+    max_num_batched_tokens=st.integers(2, 40),
+    policy=st.sampled_from(PolicyKind),
+    caching=st.booleans(),
+    gate=st.booleans(),
+    aborts=st.dictionaries(st.integers(0, 40), st.integers(0, 9), max_size=4),
+)
+@examples(150)
+def test_whatever_is_preempted_or_given_up_each_token_is_delivered_once(
+    asked: list[tuple[int, int, int]],
+    num_blocks: int,
+    max_num_batched_tokens: int,
+    policy: PolicyKind,
+    caching: bool,
+    gate: bool,
+    aborts: dict[int, int],
+) -> None:
+    core = make_core(
+        num_blocks=num_blocks,
+        caching=caching,
+        async_scheduling=True,
+        max_num_batched_tokens=max_num_batched_tokens,
+        policy=policy,
+        full_sequence_gate=gate,
+    )
+    for number, (prompt, output, priority) in enumerate(asked):
+        core.submit(Request(number, number, prompt, output, priority=priority, content=Text(str(number % 2))))
+    ended, plans = _run(core, aborts)
+    assert sorted(seq.seq_id for seq in ended) == list(range(len(asked)))
+    for seq in ended:
+        if seq.finish_reason is not FinishReason.ABORT:
+            assert seq.num_output_tokens == seq.request.max_tokens
+        steps = [first + ahead for first, count, _ in seq.runs for ahead in range(count)]
+        assert len(steps) == len(set(steps)) == seq.num_output_tokens
+        assert steps == sorted(steps)
+        yielding = {plan.step for plan in plans for row in plan.rows if row.seq is seq and row.yields_token}
+        assert set(steps) <= yielding
+        if not seq.preemptions and seq.finish_reason is not FinishReason.ABORT:
+            assert set(steps) == yielding, "a step too many was scheduled"
+
+
+def test_the_result_of_a_step_without_drafts_needs_no_entry_for_each_sequence() -> None:
+    core = make_core(async_scheduling=True)
+    core.submit(Request(0, 0, 5, 2))
+    plan = begin(core)
+    finish(core, plan, StepResult([7]))
+    (seq,) = core.running
+    assert seq.num_output_tokens == 1
