@@ -89,10 +89,12 @@ def test_garbage_collection_is_as_before_whatever_happens(tmp_path: Path) -> Non
 def test_no_request_outlives_its_end_though_garbage_collection_is_off(tmp_path: Path) -> None:
     tiny = experiment(tmp_path)
     gc.collect()
+    others = {id(thing) for thing in gc.get_objects()}  # what other tests of this process left behind
     gc.disable()
     try:
         simulate(tiny)
-        survivors = [thing for thing in gc.get_objects() if isinstance(thing, (Request, Sequence, StepPlan))]
+        kept = [thing for thing in gc.get_objects() if isinstance(thing, (Request, Sequence, StepPlan))]
     finally:
         gc.enable()
+    survivors = [thing for thing in kept if id(thing) not in others]
     assert len(survivors) <= 3, "requests, sequences or plans are in reference cycles"
