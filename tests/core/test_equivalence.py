@@ -8,10 +8,10 @@ truly cannot change the plan.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from sim.core.block_pool import FreeOrder
@@ -21,6 +21,7 @@ from sim.core.policy import Batching, Continuous, Dynamic, PolicyKind, Static
 from sim.core.request import Request
 from sim.core.scheduler_config import SchedulerConfig
 from sim.core.step import StepPlan, StepResult
+from tests.strategies import examples
 
 MAX_MODEL_LEN = 60
 BATCHINGS: list[Batching] = [Continuous(), Continuous(), Static(3), Dynamic(3, 7)]
@@ -73,12 +74,14 @@ def engine_configs(draw: st.DrawFn) -> EngineConfig:
         block_size=block_size,
         enable_prefix_caching=draw(st.booleans()),
         free_order=draw(st.sampled_from(FreeOrder)),
+        has_null_block=draw(st.booleans()),
     )
     is_chunked = draw(st.booleans())
     scheduler = SchedulerConfig(
         max_model_len=MAX_MODEL_LEN,
         max_num_seqs=draw(st.integers(1, 10)),
         max_num_batched_tokens=draw(st.integers(4, 80)) if is_chunked else draw(st.integers(60, 120)),
+        max_num_scheduled_tokens=draw(st.none() | st.integers(2, 20)) if is_chunked else None,
         enable_chunked_prefill=is_chunked,
         long_prefill_token_threshold=draw(st.sampled_from([0, 0, 5, 12])),
         exempt_lone_prompt=draw(st.booleans()),
@@ -209,7 +212,7 @@ def _variant(config: EngineConfig, max_horizon: int, detail: PlanDetail) -> Engi
 
 
 @given(config=engine_configs(), workload=st.lists(asked, min_size=1, max_size=25))
-@settings(max_examples=300)
+@examples(300)
 def test_all_ways_of_stepping_make_the_same_decisions(config: EngineConfig, workload: list[Asked]) -> None:
     singly = Stepper(_variant(config, 1, PlanDetail.SEQUENCES), workload).run()
     steadily = Stepper(_variant(config, 1, PlanDetail.COUNTS), workload).run()
@@ -243,6 +246,24 @@ def test_every_request_ends_once_with_all_the_tokens_it_can_have(
             if reason.value != "abort":
                 assert num_output == min(one.output_tokens, MAX_MODEL_LEN - one.prompt_tokens)
         first_id += one.num_samples
+
+
+@given(
+    workload=st.lists(asked, min_size=1, max_size=15),
+    configs=st.lists(engine_configs(), min_size=2, max_size=2),
+)
+def test_how_memory_is_managed_never_changes_what_a_request_gets(
+    workload: list[Asked], configs: list[EngineConfig]
+) -> None:
+    """Against a pool and a batch in which all fit at once: the same tokens and reasons, another time."""
+    workload = [replace(one, abort_after_ns=None) for one in workload]
+    ample = EngineConfig(CacheConfig(5000, 4), SchedulerConfig(max_model_len=MAX_MODEL_LEN))
+    got = {
+        seq_id: (reason, tokens) for seq_id, reason, _, _, _, tokens in Stepper(ample, workload).run().ended
+    }
+    for config in configs:
+        for seq_id, reason, _, _, _, tokens in Stepper(config, workload).run().ended:
+            assert got[seq_id] == (reason, tokens)
 
 
 def test_the_horizon_really_is_longer_than_a_step() -> None:
