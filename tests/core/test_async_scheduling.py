@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 
 from sim.core.engine import EngineCore
 from sim.core.policy import PolicyKind
-from sim.core.request import FinishReason, Request, Sequence
+from sim.core.request import FinishReason, Request, SeqId, Sequence
 from sim.core.step import StepPlan, StepResult
-from tests.core.stepping import Text, assert_empty, begin, finish, make_core, members, preempted
+from tests.core.stepping import Text, assert_empty, begin, finish, make_core, members, preempted, told
 from tests.strategies import examples
 
 
@@ -51,6 +51,30 @@ def test_no_step_too_many_is_scheduled_at_the_longest_sequence_of_the_model() ->
     (ended,), plans = _run(core)
     assert ended.finish_reason is FinishReason.LENGTH_CAPPED
     assert sum(plan.num_tokens for plan in plans) == 15
+
+
+def test_the_running_pass_goes_on_past_one_that_gets_nothing() -> None:
+    """The last token that fits the model is under way for request 0; request 1 must not wait for it."""
+    core = make_core(async_scheduling=True, max_model_len=16)
+    core.submit(Request(0, 0, 15, 99))
+    core.submit(Request(1, 0, 4, 9))
+    first, second = begin(core), begin(core)
+    assert (members(first), members(second)) == ([0, 1], [1])
+    finish(core, first)
+    finish(core, second)
+    _run(core)
+
+
+def test_drafts_are_not_scheduled_again_before_their_step_has_settled() -> None:
+    core = make_core(async_scheduling=True, num_speculative_tokens=2)
+    core.submit(Request(0, 0, 5, 20))
+    finish(core, begin(core), StepResult([1], num_drafts={SeqId(0): 2}))
+    first, second = begin(core), begin(core)
+    assert (told(first), told(second)) == ([(0, 3, 5)], [(0, 1, 8)])
+    finish(core, first)
+    finish(core, second)
+    (seq,) = core.running
+    assert (seq.num_known, seq.num_computed, seq.num_in_flight) == (8, 7, 0)
 
 
 def test_the_token_in_flight_counts_as_known_in_the_next_plan() -> None:

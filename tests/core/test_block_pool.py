@@ -61,6 +61,14 @@ def test_taking_more_than_is_free_is_misuse() -> None:
         BlockPool(0)
 
 
+def _give(pool: BlockPool, table: list[int], *, to_front: bool) -> None:
+    if to_front:
+        pool.give_front(table)
+        return
+    for block in table:
+        pool.give_back(block)
+
+
 @given(st.integers(1, 30), st.data())
 def test_draining_and_refilling_loses_nothing(num_blocks: int, data: st.DataObject) -> None:
     pool = BlockPool(num_blocks)
@@ -71,11 +79,7 @@ def test_draining_and_refilling_loses_nothing(num_blocks: int, data: st.DataObje
             tables.append(pool.take(count)[0])
         elif tables:
             table = tables.pop(data.draw(st.integers(0, len(tables) - 1)))
-            if data.draw(st.booleans()):
-                pool.give_front(table)
-            else:
-                for block in table:
-                    pool.give_back(block)
+            _give(pool, table, to_front=data.draw(st.booleans()))
         check_pool(pool, tables)
 
 

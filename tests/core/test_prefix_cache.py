@@ -111,6 +111,14 @@ def test_freed_blocks_are_reused_in_order_unregistered_then_unused_then_the_deep
     assert kv.free_head(9) == [5, 3, 6, 7, 8, 2, 1, 4]
 
 
+def test_blocks_without_content_are_reused_from_the_end_of_their_table() -> None:
+    kv = make_manager(6)
+    seq = make_sequence(0, 12)
+    admit(kv, seq)
+    kv.free(seq)
+    assert kv.free_head(6) == [3, 2, 1, 4, 5, 6]
+
+
 @pytest.mark.parametrize(
     ("order", "caching", "expected"),
     [
