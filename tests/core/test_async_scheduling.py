@@ -53,6 +53,16 @@ def test_no_step_too_many_is_scheduled_at_the_longest_sequence_of_the_model() ->
     assert sum(plan.num_tokens for plan in plans) == 15
 
 
+def test_the_last_step_is_scheduled_while_the_one_before_is_under_way_and_none_after_it() -> None:
+    core = make_core(async_scheduling=True)
+    core.submit(Request(0, 0, 5, 2))
+    first, second = begin(core), begin(core)
+    finish(core, first)
+    assert core.begin_step(0) is None
+    finish(core, second)
+    assert_empty(core)
+
+
 def test_the_running_pass_goes_on_past_one_that_gets_nothing() -> None:
     """The last token that fits the model is under way for request 0; request 1 must not wait for it."""
     core = make_core(async_scheduling=True, max_model_len=16)
@@ -117,6 +127,21 @@ def test_output_in_flight_of_a_preempted_sequence_is_still_delivered() -> None:
     ended, _ = _run(core)
     assert [seq.num_output_tokens for seq in ended] == [3, 3]
     assert victim.runs[0] == (0, 1, 1)
+
+
+def test_drafts_in_flight_of_a_preempted_sequence_are_delivered_or_dropped_but_not_given_back() -> None:
+    core = make_core(num_blocks=10, async_scheduling=True, num_speculative_tokens=2)
+    core.submit(Request(0, 0, 17, 9))
+    core.submit(Request(1, 0, 13, 9))
+    finish(core, begin(core), StepResult([1], num_drafts={SeqId(0): 2, SeqId(1): 2}))
+    first, second = begin(core), begin(core)
+    assert told(first) == [(0, 3, 17), (1, 3, 13)]
+    assert (told(second), preempted(second)) == ([(0, 1, 20)], [1])
+    finish(core, first, StepResult([1], num_accepted={SeqId(1): 1}))
+    (victim,) = core.waiting
+    assert (victim.num_known, victim.num_computed, victim.num_in_flight) == (16, 0, 0)
+    finish(core, second)
+    _run(core)
 
 
 def test_output_in_flight_can_end_a_preempted_sequence_in_the_waiting_queue() -> None:

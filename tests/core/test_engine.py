@@ -107,6 +107,13 @@ def test_what_can_never_fit_is_refused_at_once_and_keeps_nobody_waiting() -> Non
     assert ended.num_output_tokens == 7
 
 
+def test_a_prompt_that_leaves_no_room_for_a_token_of_output_is_refused() -> None:
+    core = make_core(max_model_len=16)
+    assert core.submit(Request(0, 0, 16, 1)) is SubmitStatus.REJECTED
+    assert core.submit(Request(1, 0, 15, 1)) is SubmitStatus.NEXT_STEP
+    drain(core)
+
+
 def test_lookahead_slots_count_in_what_can_ever_fit() -> None:
     core = make_core(num_blocks=4, num_lookahead_slots=2)
     assert core.submit(Request(0, 0, 10, 7)) is SubmitStatus.REJECTED

@@ -42,23 +42,24 @@ class Asked:
 
 @dataclass(frozen=True)
 class Content:
-    """Requests of one group share their first three blocks."""
+    """Requests of one group share up to three blocks of their prompts; output is each sample's own."""
 
     number: int
     group: int
+    num_shared_blocks: int
 
     def keys(self, sample: int, start: int, stop: int) -> Sequence[Any]:
         return [
-            ("shared", self.group, block) if block < 3 else (self.number, sample, block)
+            ("shared", self.group, block) if block < self.num_shared_blocks else (self.number, sample, block)
             for block in range(start, stop)
         ]
 
 
 asked = st.builds(
     Asked,
-    arrival_ns=st.integers(0, 80),
-    prompt_tokens=st.integers(1, 40),
-    output_tokens=st.integers(1, 30),
+    arrival_ns=st.integers(0, 30) | st.integers(0, 80),
+    prompt_tokens=st.integers(1, 30),
+    output_tokens=st.integers(2, 40),
     num_samples=st.sampled_from([1, 1, 1, 2, 3]),
     priority=st.integers(0, 2),
     group=st.integers(0, 2),
@@ -66,11 +67,14 @@ asked = st.builds(
 )
 
 
+workloads = st.integers(1, 25).flatmap(lambda count: st.lists(asked, min_size=count, max_size=count))
+
+
 @st.composite
 def engine_configs(draw: st.DrawFn) -> EngineConfig:
     block_size = draw(st.sampled_from([1, 2, 4, 8]))
     cache = CacheConfig(
-        num_blocks=draw(st.integers(4, 400 // block_size)),
+        num_blocks=draw(st.integers(4, 30) | st.integers(40 // block_size, 160 // block_size)),
         block_size=block_size,
         enable_prefix_caching=draw(st.booleans()),
         free_order=draw(st.sampled_from(FreeOrder)),
@@ -87,6 +91,8 @@ def engine_configs(draw: st.DrawFn) -> EngineConfig:
         exempt_lone_prompt=draw(st.booleans()),
         policy=draw(st.sampled_from(PolicyKind)),
         watermark_fraction=draw(st.sampled_from([0.0, 0.0, 0.2])),
+        async_scheduling=draw(st.sampled_from([False, False, False, True])),
+        num_lookahead_slots=draw(st.sampled_from([0, 0, 0, 3])),
         full_sequence_gate=draw(st.booleans()),
         batching=draw(st.sampled_from(BATCHINGS)),
     )
@@ -158,8 +164,8 @@ class Stepper:
             is_cut |= self.core.submit(self._request(number, one)) is SubmitStatus.NEXT_STEP
         return is_cut
 
-    @staticmethod
-    def _request(number: int, one: Asked) -> Request:
+    def _request(self, number: int, one: Asked) -> Request:
+        num_prompt_blocks = one.prompt_tokens // self.core.config.cache.block_size
         return Request(
             number,
             one.arrival_ns,
@@ -167,7 +173,7 @@ class Stepper:
             one.output_tokens,
             one.num_samples,
             one.priority,
-            Content(number, one.group),
+            Content(number, one.group, min(num_prompt_blocks, 3)),
         )
 
     def _finish(self, plan: StepPlan, num_steps: int) -> None:
@@ -211,7 +217,7 @@ def _variant(config: EngineConfig, max_horizon: int, detail: PlanDetail) -> Engi
     return EngineConfig(config.cache, config.scheduler, max_horizon, detail)
 
 
-@given(config=engine_configs(), workload=st.lists(asked, min_size=1, max_size=25))
+@given(config=engine_configs(), workload=workloads)
 @examples(300)
 def test_all_ways_of_stepping_make_the_same_decisions(config: EngineConfig, workload: list[Asked]) -> None:
     singly = Stepper(_variant(config, 1, PlanDetail.SEQUENCES), workload).run()
@@ -226,7 +232,7 @@ def test_all_ways_of_stepping_make_the_same_decisions(config: EngineConfig, work
     assert ahead.core.prefix_stats == steadily.core.prefix_stats == singly.core.prefix_stats
 
 
-@given(config=engine_configs(), workload=st.lists(asked, min_size=1, max_size=25))
+@given(config=engine_configs(), workload=workloads)
 def test_every_request_ends_once_with_all_the_tokens_it_can_have(
     config: EngineConfig, workload: list[Asked]
 ) -> None:
@@ -249,7 +255,7 @@ def test_every_request_ends_once_with_all_the_tokens_it_can_have(
 
 
 @given(
-    workload=st.lists(asked, min_size=1, max_size=15),
+    workload=workloads,
     configs=st.lists(engine_configs(), min_size=2, max_size=2),
 )
 def test_how_memory_is_managed_never_changes_what_a_request_gets(

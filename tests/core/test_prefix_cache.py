@@ -224,6 +224,7 @@ def test_a_resumed_sequence_hits_blocks_of_its_own_output() -> None:
     (hit,) = [computed for number, _, computed in told(plan) if number == 1]
     assert hit > 4
     assert core.prefix_stats.preempted_hits == hit
+    assert core.num_recomputed_tokens == victim.num_lost_tokens - hit
 
 
 # Counting -------------------------------------------------------------------------------------------------

@@ -108,8 +108,8 @@ def test_a_member_that_comes_back_without_a_pause_goes_on_with_the_same_run() ->
 def test_those_that_end_leave_in_running_order_and_nobody_else_does() -> None:
     kv = make_manager(30)
     steady = SteadyBatch(kv)
-    late, first, second = (
-        _joined(steady, kv, order, 5, output) for order, output in ((1, 9), (0, 4), (2, 4))
+    late, second, first = (
+        _joined(steady, kv, order, 5, output) for order, output in ((1, 9), (2, 4), (0, 4))
     )
     assert steady.horizon(1, FOREVER) == 3
     _advance(kv, steady, 1, 3)
