@@ -49,6 +49,8 @@ class ContentKeys(Protocol):
     """Names the content of a request's full blocks, so that equal prefixes can be found again.
 
     A key stands for a block's tokens and all tokens before it: equal keys mean equal whole prefixes.
+    Plans for several steps take it that no other sequence finds a block of output while it is made: one
+    that waits for room is not looked at again before the plan ends. Where it might, let the horizon be 1.
     """
 
     def keys(self, sample: int, start: int, stop: int) -> AbstractSequence[Hashable]:

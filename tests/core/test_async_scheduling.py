@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections import deque
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sim.core.engine import EngineCore
+from sim.core.engine import EngineCore, PlanDetail
 from sim.core.policy import PolicyKind
 from sim.core.request import FinishReason, Request, SeqId, Sequence
 from sim.core.step import StepPlan, StepResult
@@ -37,8 +38,9 @@ def _run(core: EngineCore, aborts: dict[int, int] | None = None) -> tuple[list[S
     return ended, plans
 
 
-def test_asynchronous_steps_deliver_every_token_once_and_none_too_many() -> None:
-    core = make_core(async_scheduling=True)
+@pytest.mark.parametrize("detail", PlanDetail)
+def test_asynchronous_steps_deliver_every_token_once_and_none_too_many(detail: PlanDetail) -> None:
+    core = make_core(async_scheduling=True, detail=detail)
     core.submit(Request(0, 0, 5, 4))
     (ended,), plans = _run(core)
     assert sum(plan.num_tokens for plan in plans) == 5 + 4 - 1

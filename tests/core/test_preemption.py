@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sim.core.engine import PlanDetail
 from sim.core.policy import PolicyKind
 from sim.core.request import Request
 from sim.core.step import ScheduleKind
@@ -174,6 +175,28 @@ def test_a_victim_scheduled_earlier_in_the_step_leaves_it_and_its_tokens_go_to_o
     plan = step(core)
     assert preempted(plan) == [0]
     assert told(plan) == [(1, 1, 4), (2, 5, before)]
+    drain(core)
+
+
+@pytest.mark.parametrize("detail", PlanDetail)
+def test_a_victim_that_decodes_steadily_gives_its_token_to_others_too(detail: PlanDetail) -> None:
+    """Request 1's second chunk needs a block and evicts 0; of eight tokens 2 gets four instead of three."""
+    core = make_core(
+        num_blocks=4,
+        detail=detail,
+        policy=PolicyKind.PRIORITY,
+        max_num_batched_tokens=8,
+        long_prefill_token_threshold=4,
+        full_sequence_gate=False,
+    )
+    core.submit(Request(0, 0, 5, 9, priority=9))
+    step(core)
+    for number in (1, 2):
+        core.submit(Request(number, number, 12, 2, priority=number))
+    assert told(step(core))[-2:] == [(1, 4, 0), (2, 3, 0)]
+    plan = step(core)
+    assert preempted(plan) == [0]
+    assert told(plan) == [(1, 4, 4), (2, 4, 3)]
     drain(core)
 
 
