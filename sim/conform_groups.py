@@ -9,10 +9,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from sim.core.group_scheduler import Group, GroupScheduler, GroupSchedulerConfig
+from sim.core.group import Group, GroupSchedulerConfig
+from sim.core.group_scheduler import GroupScheduler
 from sim.core.kv_cache import CacheConfig, KVCacheManager
 from sim.core.request import Request, RequestId, Sequence
-from sim.core.step import BeamUpdate, ScheduledSequence, ScheduleKind, StepPlan, StepResult
+from sim.core.step import BeamFork, ScheduledSequence, ScheduleKind, StepPlan, StepResult
 from sim.core.swap import num_distinct_blocks
 from sim.recorded_trace import Fields, RecordedTrace
 
@@ -63,7 +64,7 @@ class GroupReplay:
             groups.setdefault(self._group(row.seq), []).append(row)
         is_prompt = bool(rows) and not any(row.kind is ScheduleKind.RUNNING for row in rows)
         lengths = [row.num_tokens for row in rows]
-        swapped = list(self._scheduler.swapped)
+        swapped = list(self._scheduler.swapped_groups)
         preempted = dict.fromkeys(self._group(seq) for seq in (plan.preempted if plan is not None else ()))
         swapped_names = self._names(swapped)
         return {
@@ -76,8 +77,8 @@ class GroupReplay:
             "preempt_recompute": [name for name in preempted if name not in swapped_names],
             "swap_out": [name for name in preempted if name in swapped_names],
             "swap_in": self._swapped_in(plan, is_prompt=is_prompt),
-            "running": self._names(self._scheduler.running),
-            "waiting": self._names(self._scheduler.waiting),
+            "running": self._names(self._scheduler.running_groups),
+            "waiting": self._names(self._scheduler.waiting_groups),
             "swapped": swapped_names,
             "group_blocks": [
                 [num_distinct_blocks([row.seq for row in of]), sum(len(row.seq.table) for row in of)]
@@ -101,9 +102,11 @@ class GroupReplay:
 
     def _update(self, event: Mapping[str, Any]) -> Fields:
         ended: list[Sequence] = []
+        freed: list[str] = []
         if self._plan is not None:
-            beams = self._beams(event)
-            ended = self._scheduler.settle(self._plan, StepResult([1], beams=beams))
+            beams, stopped, freed = self._beams(event)
+            result = StepResult([1], beams=beams, stopped=frozenset(seq.seq_id for seq in stopped))
+            ended = self._scheduler.settle(self._plan, result).finished
         finished = []
         for seq in ended:
             name = self._group(seq)
@@ -111,31 +114,36 @@ class GroupReplay:
             if not self._num_live[name]:
                 finished.append(name)
         return {
-            "freed_seqs": sorted(self._name_of[seq] for seq in ended),
+            "freed_seqs": sorted([self._name_of[seq] for seq in ended] + freed),
             "finished": sorted(finished),
             "free_gpu": self._kv.pool.num_free,
             "free_cpu": self._scheduler.num_free_host_blocks,
         }
 
-    def _beams(self, event: Mapping[str, Any]) -> dict[RequestId, BeamUpdate]:
-        """What the trace says became of each searching group's beams."""
-        forks: dict[RequestId, list[tuple[Sequence, Sequence]]] = {}
-        dropped: dict[RequestId, list[Sequence]] = {}
-        for parent_name, child_name in event.get("forks", []):
-            parent = self._seq_of[parent_name]
-            if parent.request.beam_width:
-                child = Sequence(0, parent.request, 0, self._trace.config["max_model_len"])
-                self._introduce(child, child_name)
-                self._num_live[self._group(child)] += 1
-                forks.setdefault(parent.request.request_id, []).append((parent, child))
+    def _beams(
+        self, event: Mapping[str, Any]
+    ) -> tuple[dict[RequestId, tuple[BeamFork, ...]], list[Sequence], list[str]]:
+        """What the trace says became of beams: forks, beams that ended, names of those taken over.
+
+        A beam that was dropped goes on under the name of one that was forked; one dropped with none forked
+        in its place has ended.
+        """
+        dropped: dict[str, list[Sequence]] = {}
         for name in event.get("freed_seqs", []):
             seq = self._seq_of[name]
             if seq.request.beam_width:
-                dropped.setdefault(seq.request.request_id, []).append(seq)
-        return {
-            request_id: BeamUpdate(tuple(forks.get(request_id, ())), tuple(dropped.get(request_id, ())))
-            for request_id in {*forks, *dropped}
-        }
+                dropped.setdefault(self._group(seq), []).append(seq)
+        forks: dict[RequestId, tuple[BeamFork, ...]] = {}
+        taken_over = []
+        for parent_name, child_name in event.get("forks", []):
+            parent = self._seq_of[parent_name]
+            if parent.request.beam_width and child_name not in self._seq_of:
+                child = dropped[self._group(parent)].pop(0)
+                taken_over.append(self._name_of[child])
+                self._introduce(child, child_name)
+                request_id = parent.request.request_id
+                forks[request_id] = (*forks.get(request_id, ()), BeamFork(parent, child))
+        return forks, [seq for seqs in dropped.values() for seq in seqs], taken_over
 
     def _submit(self, name: str) -> None:
         recorded = self._trace.requests[name]
@@ -147,12 +155,16 @@ class GroupReplay:
             arrival_ns=len(self._group_name),
             num_prompt_tokens=len(recorded["prompt"]),
             max_tokens=max_model_len if is_beam else max(lengths),
-            num_samples=1 if is_beam else len(lengths),
+            num_samples=recorded["n"] if is_beam else len(lengths),
             sample_tokens=() if is_beam else lengths,
             beam_width=recorded["n"] if is_beam else 0,
         )
         self._group_name.append(name)
-        seqs = [Sequence(0, request, sample, max_model_len) for sample in range(request.num_samples)]
+        first_id = len(self._seq_of)
+        seqs = [
+            Sequence(first_id + sample, request, sample, max_model_len)
+            for sample in range(request.num_samples)
+        ]
         for sample, seq in enumerate(seqs):
             self._introduce(seq, f"{name}/{sample}")
         self._num_live[name] = len(seqs)

@@ -15,6 +15,7 @@ from sim.core.policy import Continuous, Dynamic, PolicyKind, Static
 from sim.metrics import Slo
 from sim.router import RouterKind
 from sim.yaml_dump import dump_yaml
+from tests.v1 import v1_scheduler
 from workloads.arrivals import ClosedLoop, Poisson
 from workloads.lengths import Fixed, Lognormal
 from workloads.synthetic import SharedPrefix, SyntheticWorkload
@@ -45,7 +46,7 @@ def write(folder: Path, text: str, name: str = "experiment.yaml") -> Path:
 
 def test_a_minimal_file_gets_the_defaults_of_the_engine(tmp_path: Path) -> None:
     experiment = load_experiment(write(tmp_path, MINIMAL))
-    scheduler = experiment.engine.scheduler
+    scheduler = v1_scheduler(experiment.engine)
     assert experiment.name == "experiment"
     assert experiment.seed == 0
     assert experiment.model.name == "llama-3-8b"
@@ -97,7 +98,7 @@ results: {dir: elsewhere}
 
 def test_every_section_reaches_the_value_behind_it(tmp_path: Path) -> None:
     experiment = load_experiment(write(tmp_path, FULL))
-    cache, scheduler = experiment.engine.cache, experiment.engine.scheduler
+    cache, scheduler = experiment.engine.cache, v1_scheduler(experiment.engine)
     assert (experiment.name, experiment.seed, experiment.num_gpus) == ("full", 7, 12)
     assert experiment.cluster.router is RouterKind.PREFIX_AFFINE
     assert experiment.cluster.max_affinity_excess == 2
@@ -125,9 +126,9 @@ def test_every_section_reaches_the_value_behind_it(tmp_path: Path) -> None:
 def test_a_release_sets_the_rules_that_are_not_given(tmp_path: Path) -> None:
     path = write(tmp_path, MINIMAL)
     new, old = (load_experiment(path, [f"engine.scheduler={name}"]) for name in ("vllm-0.32", "vllm-0.10"))
-    assert new.engine.scheduler.full_sequence_gate
+    assert v1_scheduler(new.engine).full_sequence_gate
     assert new.engine.cache.free_order is FreeOrder.UNHASHED_FIRST
-    assert not old.engine.scheduler.full_sequence_gate
+    assert not v1_scheduler(old.engine).full_sequence_gate
     assert old.engine.cache.free_order is FreeOrder.TAIL
 
 
@@ -261,11 +262,11 @@ def test_our_own_configurations_of_real_traces_load(name: str, traces_dir: Path)
 
 def test_the_batching_configuration_takes_all_three_policies() -> None:
     path = CONFIGS / "batching.yaml"
-    assert load_experiment(path).engine.scheduler.batching == Continuous()
+    assert v1_scheduler(load_experiment(path).engine).batching == Continuous()
     static = load_experiment(path, ["engine.batching={kind: static, max_batch_size: 32}"])
-    assert static.engine.scheduler.batching == Static(32)
+    assert v1_scheduler(static.engine).batching == Static(32)
     dynamic = load_experiment(path, ["engine.batching={kind: dynamic, max_batch_size: 32, max_wait: 200 ms}"])
-    assert dynamic.engine.scheduler.batching == Dynamic(32, 200_000_000)
+    assert v1_scheduler(dynamic.engine).batching == Dynamic(32, 200_000_000)
 
 
 @pytest.mark.parametrize(
@@ -284,6 +285,6 @@ def test_the_standard_workloads_of_the_speed_bench_are_as_defined(
     assert experiment.workload == SyntheticWorkload(
         num_requests, Poisson(rate_per_s), Fixed(1000), Fixed(250)
     )
-    cache, scheduler = experiment.engine.cache, experiment.engine.scheduler
+    cache, scheduler = experiment.engine.cache, v1_scheduler(experiment.engine)
     assert (cache.num_blocks, cache.block_size, cache.enable_prefix_caching) == (num_blocks, 16, False)
     assert (scheduler.max_num_seqs, scheduler.max_num_batched_tokens) == (256, 8192)

@@ -8,6 +8,7 @@ import pytest
 
 from sim.config import load_experiment
 from sim.errors import ConfigError
+from tests.v1 import v1_scheduler
 
 TEXT = """\
 model: llama-3-8b
@@ -105,7 +106,7 @@ def test_limits_that_contradict_each_other_are_refused_all_at_once(path: Path) -
 
 def test_chunked_prefill_may_be_off_when_every_prompt_fits_a_step(path: Path) -> None:
     experiment = load_experiment(path, ["engine.enable_chunked_prefill=false"])
-    assert not experiment.engine.scheduler.enable_chunked_prefill
+    assert not v1_scheduler(experiment.engine).enable_chunked_prefill
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ import pytest
 from sim.config import load_experiment
 from sim.core.policy import Static
 from sim.errors import ConfigError
+from tests.v1 import v1_scheduler
 from workloads.arrivals import Constant, Gamma
 from workloads.synthetic import SyntheticWorkload
 
@@ -62,7 +63,7 @@ def test_a_part_of_a_mapping_keeps_the_rest(path: Path) -> None:
 
 def test_sections_that_the_file_lacks_are_made(path: Path) -> None:
     overrides = ["engine.batching.kind=static", "engine.batching.max_batch_size=4"]
-    assert load_experiment(path, overrides).engine.scheduler.batching == Static(4)
+    assert v1_scheduler(load_experiment(path, overrides).engine).batching == Static(4)
 
 
 def test_a_position_in_a_list_can_be_changed(path: Path) -> None:

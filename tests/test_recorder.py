@@ -18,6 +18,7 @@ from sim.core.step import ScheduleKind, StepOutcome, StepPlan, StepResult
 from sim.run_record import RunRecord
 from sim.simulation import run
 from tests.strategies import Case, cases, examples
+from tests.v1 import v1_scheduler
 
 Stream = tuple[int, int]
 
@@ -109,7 +110,7 @@ def kept_diary() -> Iterator[Diary]:
 
 def diary_and_record(case: Case) -> tuple[Diary, RunRecord]:
     """A diary of single steps, sequence by sequence, and the record of full horizons with steady batches."""
-    scheduler = replace(case.engine.scheduler, async_scheduling=False)
+    scheduler = replace(v1_scheduler(case.engine), async_scheduling=False)
     engine = replace(case.engine, scheduler=scheduler)
     plain = replace(engine, max_horizon=1, detail=PlanDetail.SEQUENCES)
     with kept_diary() as diary:

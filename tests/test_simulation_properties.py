@@ -18,6 +18,7 @@ from sim.core.step import StepOutcome, StepPlan, StepResult
 from sim.run_record import RunRecord
 from sim.simulation import run
 from tests.strategies import MAX_MODEL_LEN, Case, cases, examples
+from tests.v1 import v1_scheduler
 
 Tables = dict[tuple[int, int], list[tuple[int, ...]]]
 
@@ -171,5 +172,5 @@ def test_steps_of_one_replica_follow_each_other(case: Case) -> None:
         start, end = steps["start"][mine], steps["end"][mine]
         assert (end[:-1] <= start[1:]).all()
         np.testing.assert_array_equal(steps["step"][mine], np.arange(mine.sum()))
-        assert (steps["num_running"][mine] <= case.engine.scheduler.max_num_seqs).all()
+        assert (steps["num_running"][mine] <= v1_scheduler(case.engine).max_num_seqs).all()
         assert (steps["num_waiting"][mine] >= 0).all()

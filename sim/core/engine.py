@@ -22,11 +22,14 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import Enum
 
+from sim.core.group import GroupSchedulerConfig, VictimCost
+from sim.core.group_scheduler import GroupScheduler
 from sim.core.kv_cache import CacheConfig, KVCacheManager, PrefixCacheStats
-from sim.core.request import FinishReason, Request, Sequence, SequenceStatus
+from sim.core.request import FinishReason, Request, Sequence
 from sim.core.scheduler import Scheduler
 from sim.core.scheduler_config import SchedulerConfig
-from sim.core.step import ScheduledSequence, StepOutcome, StepPlan, StepResult
+from sim.core.step import StepOutcome, StepPlan, StepResult
+from sim.core.step_scheduler import StepScheduler
 
 
 class PlanDetail(Enum):
@@ -54,12 +57,14 @@ class EngineConfig:
     """All settings of one replica's core.
 
     Attributes:
-        max_horizon: Most steps one plan may stand for; 1 makes every step a plan of its own.
+        scheduler: Of vLLM's V1 or, with a `GroupSchedulerConfig`, of the PagedAttention paper.
+        max_horizon: Most steps one plan may stand for; 1 makes every step a plan of its own (the paper's
+            scheduler always does).
         detail: How much plans say.
     """
 
     cache: CacheConfig
-    scheduler: SchedulerConfig
+    scheduler: SchedulerConfig | GroupSchedulerConfig
     max_horizon: int = 2**31
     detail: PlanDetail = PlanDetail.COUNTS
 
@@ -71,24 +76,34 @@ class EngineConfig:
 class EngineCore:
     """Scheduler and KV memory of one replica, driven from outside."""
 
-    __slots__ = ("_kv", "_live", "_next_seq_id", "_scheduler", "config", "num_preemptions", "step")
+    __slots__ = (
+        "_kv",
+        "_live",
+        "_next_seq_id",
+        "_scheduler",
+        "config",
+        "num_copied_blocks",
+        "num_preemptions",
+        "num_swapped_in_blocks",
+        "num_swapped_out_blocks",
+        "step",
+    )
 
-    def __init__(self, config: EngineConfig) -> None:
+    def __init__(self, config: EngineConfig, victim_cost: VictimCost | None = None) -> None:
         self.config = config
         self.step = 0
         """Number of the next step."""
         self.num_preemptions = 0
+        self.num_swapped_out_blocks = 0
+        self.num_swapped_in_blocks = 0
+        self.num_copied_blocks = 0
+        """Blocks copied because a sequence wrote into one that it shared (copy-on-write)."""
         self._kv = KVCacheManager(
             config.cache,
             max_model_len=config.scheduler.max_model_len,
             num_lookahead_slots=config.scheduler.num_lookahead_slots,
         )
-        self._scheduler = Scheduler(
-            config.scheduler,
-            self._kv,
-            plans_sequences=config.detail is PlanDetail.SEQUENCES,
-            max_horizon=config.max_horizon,
-        )
+        self._scheduler = _make_scheduler(config, self._kv, victim_cost)
         self._live: dict[int, list[Sequence]] = {}
         """Sequences of each request that has not ended."""
         self._next_seq_id = 0
@@ -118,12 +133,12 @@ class EngineCore:
     @property
     def num_running(self) -> int:
         """How many run."""
-        return len(self._scheduler.running)
+        return self._scheduler.num_running
 
     @property
     def num_waiting(self) -> int:
         """How many wait, preempted ones included."""
-        return len(self._scheduler.waiting)
+        return self._scheduler.num_waiting
 
     @property
     def num_blocks(self) -> int:
@@ -156,6 +171,11 @@ class EngineCore:
         return self._scheduler.num_recomputed_tokens
 
     @property
+    def num_swap_fallbacks(self) -> int:
+        """Victims that should have been swapped but were recomputed, the host pool being full, so far."""
+        return self._scheduler.num_swap_fallbacks
+
+    @property
     def prefix_stats(self) -> PrefixCacheStats:
         """Prefix-cache queries and hits so far, in tokens."""
         return self._kv.stats
@@ -167,14 +187,13 @@ class EngineCore:
     def check_invariants(self) -> None:
         """Recount everything; to be called between steps. AssertionError says what does not add up."""
         self._scheduler.check_invariants(self.step)
-        self._kv.check_invariants(self.running)
         live = {seq for seqs in self._live.values() for seq in seqs if not seq.is_finished}
         assert live == {*self.running, *self.waiting}, "a live sequence is in no queue, or a dead one is"
 
     # Requests come and go -------------------------------------------------------------------------
 
     def submit(self, request: Request) -> SubmitStatus:
-        """Queue a request; its samples become sequences that are scheduled each by itself.
+        """Queue a request; its samples become sequences.
 
         Raises:
             ValueError: A live request has this id already.
@@ -187,21 +206,21 @@ class EngineCore:
             seqs.append(Sequence(self._next_seq_id, request, sample, max_model_len))
             self._next_seq_id += 1
         self._live[request.request_id] = seqs
-        if not self._can_ever_fit(seqs[0]):
+        if not self._scheduler.can_ever_fit(seqs):
             for seq in seqs:
-                self._end(seq, FinishReason.REJECTED)
+                seq.end(FinishReason.REJECTED, self.step)
+                self._forget(seq)
             return SubmitStatus.REJECTED
-        status = SubmitStatus.QUEUED
-        for seq in seqs:
-            if self._scheduler.enqueue(seq):
-                status = SubmitStatus.NEXT_STEP
-        return status
+        joins_next = self._scheduler.enqueue(request, seqs)
+        return SubmitStatus.NEXT_STEP if joins_next else SubmitStatus.QUEUED
 
     def abort(self, request_id: int) -> list[Sequence]:
         """End a request wherever it stands; to be called between steps. Returns the sequences it ended."""
         ended = [seq for seq in self._live.get(request_id, ()) if not seq.is_finished]
         for seq in ended:
-            self._finish(seq, FinishReason.ABORT, self.step)
+            self._scheduler.remove(seq, self.step)
+            seq.end(FinishReason.ABORT, self.step)
+            self._forget(seq)
         return ended
 
     # One step -------------------------------------------------------------------------------------
@@ -212,6 +231,10 @@ class EngineCore:
         if plan is not None:
             self.step += 1
             self.num_preemptions += len(plan.preempted)
+            if plan.moves_blocks:
+                self.num_swapped_out_blocks += len(plan.blocks_to_swap_out)
+                self.num_swapped_in_blocks += len(plan.blocks_to_swap_in)
+                self.num_copied_blocks += len(plan.blocks_to_copy)
         return plan
 
     def finish_step(self, plan: StepPlan, result: StepResult, num_steps: int = 1) -> StepOutcome:
@@ -222,88 +245,31 @@ class EngineCore:
         """
         if not 1 <= num_steps <= plan.horizon:
             raise ValueError(f"{num_steps} steps settled of a plan for {plan.horizon}")
-        steady, pool = self._scheduler.steady, self._kv.pool
-        filled_slots = steady.sum_known - pool.num_extra_holders * self._kv.block_size
-        filled_slots += self._scheduler.num_single_tokens
-        used_blocks = [pool.num_used]
-        finished: list[Sequence] = []
-        if plan.num_steady_seqs:
-            if num_steps > 1:
-                steady.repeat(plan.step + 1, num_steps - 1, used_blocks)
-            steady.advance(num_steps)
-            last_step = plan.step + num_steps - 1
-            for seq in self._scheduler.pop_finished(last_step):
-                self._close(seq, self._finish_reason(seq, result) or FinishReason.LENGTH, last_step)
-                finished.append(seq)
+        outcome = self._scheduler.settle(plan, result, num_steps)
         if num_steps > 1:
             self.step = plan.step + num_steps
-        if plan.rows:
-            finished += [row.seq for row in plan.rows if self._settle(row, plan, result)]
-        return StepOutcome(finished, used_blocks, filled_slots, plan.num_steady_seqs)
-
-    def _settle(self, row: ScheduledSequence, plan: StepPlan, result: StepResult) -> bool:
-        """Commit what one sequence got; True if it ended."""
-        seq = row.seq
-        if seq.is_finished or not row.yields_token:
-            return False
-        num_accepted = result.num_accepted.get(seq.seq_id, 0) if row.num_draft_tokens else 0
-        is_running = seq.status is SequenceStatus.RUNNING
-        if self.config.scheduler.async_scheduling:
-            seq.num_in_flight -= 1 + row.num_draft_tokens
-        if is_running:
-            seq.num_computed -= row.num_draft_tokens - num_accepted
-        num_new = min(num_accepted + 1, seq.max_known - seq.num_known)
-        seq.num_known += num_new
-        reason = self._finish_reason(seq, result)
-        if reason is not None:
-            seq.emit(plan.step, num_new)
-            self._finish(seq, reason, plan.step)
-            return True
-        if is_running and self._scheduler.settle_into_steady(seq, plan.step):
-            return False
-        seq.emit(plan.step, num_new)
-        if is_running:
-            if self.config.scheduler.async_scheduling:
-                self._kv.register_computed(seq, seq.num_computed - seq.num_in_flight)
-            seq.num_drafts = result.num_drafts.get(seq.seq_id, 0)
-        return False
-
-    @staticmethod
-    def _finish_reason(seq: Sequence, result: StepResult) -> FinishReason | None:
-        if result.stopped and seq.seq_id in result.stopped:
-            return FinishReason.STOP
-        if seq.num_known < seq.max_known:
-            return None
-        if seq.num_output_tokens < seq.request.max_tokens:
-            return FinishReason.LENGTH_CAPPED
-        return FinishReason.LENGTH
+        for seq in outcome.finished:
+            self._forget(seq)
+        return outcome
 
     # Ends -----------------------------------------------------------------------------------------
 
-    def _can_ever_fit(self, seq: Sequence) -> bool:
-        """Whether it fits the model and, alone and with its drafts, the pool."""
-        config = self.config.scheduler
-        if seq.num_prompt_tokens >= config.max_model_len:
-            return False
-        num_tokens = seq.max_known - 1 + config.num_speculative_tokens
-        return self._kv.num_blocks_for(num_tokens) <= self._kv.pool.num_blocks
-
-    def _finish(self, seq: Sequence, reason: FinishReason, step: int) -> None:
-        self._scheduler.remove(seq, self.step)
-        self._close(seq, reason, step)
-
-    def _close(self, seq: Sequence, reason: FinishReason, step: int) -> None:
-        """Free what a sequence holds; it has left its queue."""
-        if seq.table:
-            self._kv.free(seq)
-        if seq.first_scheduled_step is not None:
-            seq.finish_step = step
-        self._end(seq, reason)
-
-    def _end(self, seq: Sequence, reason: FinishReason) -> None:
-        seq.finish_reason = reason
-        seq.status = SequenceStatus.FINISHED
+    def _forget(self, seq: Sequence) -> None:
+        """A sequence has ended; with its last one, a request has."""
         request = seq.request
         request.num_unfinished -= 1
         if not request.num_unfinished:
             del self._live[request.request_id]
+
+
+def _make_scheduler(
+    config: EngineConfig, kv: KVCacheManager, victim_cost: VictimCost | None
+) -> StepScheduler:
+    match config.scheduler:
+        case SchedulerConfig():
+            plans_sequences = config.detail is PlanDetail.SEQUENCES
+            return Scheduler(
+                config.scheduler, kv, plans_sequences=plans_sequences, max_horizon=config.max_horizon
+            )
+        case GroupSchedulerConfig():
+            return GroupScheduler(config.scheduler, kv, victim_cost)

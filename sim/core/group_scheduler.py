@@ -17,71 +17,27 @@ Refuses to know time, and how long a swap takes.
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass
-from enum import Enum
+from collections.abc import Iterable, Iterator
 
+from sim.core.group import Group, GroupSchedulerConfig, PreemptionMode, VictimCost
 from sim.core.kv_cache import KVCacheManager
-from sim.core.request import Request, Sequence, SequenceStatus
-from sim.core.step import BeamUpdate, BlockCopy, ScheduledSequence, ScheduleKind, StepPlan, StepResult
+from sim.core.request import FinishReason, Request, Sequence, SequenceStatus
+from sim.core.step import (
+    BeamFork,
+    BlockCopy,
+    ScheduledSequence,
+    ScheduleKind,
+    StepOutcome,
+    StepPlan,
+    StepResult,
+)
 from sim.core.swap import SwapSpace, num_distinct_blocks
-
-
-class PreemptionMode(Enum):
-    """What a victim loses."""
-
-    AUTOMATIC = "automatic"
-    """Recompute groups that can have one sequence only, swap all others."""
-    RECOMPUTE = "recompute"
-    SWAP = "swap"
-
-
-@dataclass(frozen=True, slots=True)
-class GroupSchedulerConfig:
-    """Limits of the scheduler; names are vLLM's.
-
-    Attributes:
-        max_model_len: Longest sequence, prompt and output together.
-        max_num_seqs: Most running sequences.
-        max_num_batched_tokens: Most tokens of a prompt step, each prompt counted as long as the longest.
-        max_paddings: Most tokens of a prompt step that may be padding.
-        watermark_fraction: Part of the pool that an admission or a swap-in must leave free.
-        num_host_blocks: Size of the host pool.
-        preemption: What a victim loses.
-    """
-
-    max_model_len: int
-    max_num_seqs: int = 256
-    max_num_batched_tokens: int = 2560
-    max_paddings: int = 256
-    watermark_fraction: float = 0.01
-    num_host_blocks: int = 0
-    preemption: PreemptionMode = PreemptionMode.AUTOMATIC
-
-
-class Group:
-    """A request's sequences; they share blocks and fate."""
-
-    __slots__ = ("beam_width", "request", "seqs", "unborn")
-
-    def __init__(self, request: Request, seqs: list[Sequence]) -> None:
-        self.request = request
-        self.seqs = seqs[:1]
-        """Live sequences, in order of their making."""
-        self.unborn = seqs[1:]
-        """Samples that will be forked off the first when its prompt is done."""
-        self.beam_width = request.beam_width
-        """0: no beam search."""
-
-    @property
-    def max_num_running_seqs(self) -> int:
-        """Sequences it can have running from now on."""
-        return max(len(self.seqs) + len(self.unborn), self.beam_width)
 
 
 class _Draft:
     """A plan while it is being made."""
 
-    __slots__ = ("copies", "preempted", "rows", "step", "swap_in", "swap_out")
+    __slots__ = ("copies", "new_blocks", "preempted", "rows", "step", "swap_in", "swap_out")
 
     def __init__(self, step: int) -> None:
         self.step = step
@@ -90,6 +46,8 @@ class _Draft:
         self.swap_out: list[BlockCopy] = []
         self.swap_in: list[BlockCopy] = []
         self.copies: list[BlockCopy] = []
+        self.new_blocks: dict[Sequence, list[int]] = {}
+        """Blocks that decoding sequences got in this step."""
 
     def plan(self, num_running: int) -> StepPlan:
         """The finished plan."""
@@ -111,13 +69,17 @@ class _Draft:
 
 
 class GroupScheduler:
-    """Queues of one replica under the paper's rules."""
+    """Queues of one replica under the paper's rules; a `StepScheduler`."""
 
-    def __init__(self, config: GroupSchedulerConfig, kv: KVCacheManager) -> None:
+    def __init__(
+        self, config: GroupSchedulerConfig, kv: KVCacheManager, victim_cost: VictimCost | None = None
+    ) -> None:
+        if config.preemption is PreemptionMode.AUTO and victim_cost is None:
+            raise ValueError("preemption by what is cheaper needs to know what that is: give a victim_cost")
         self.config = config
-        self.waiting: deque[Group] = deque()
-        self.running: list[Group] = []
-        self.swapped: list[Group] = []
+        self.waiting_groups: deque[Group] = deque()
+        self.running_groups: list[Group] = []
+        self.swapped_groups: list[Group] = []
         self.num_swap_fallbacks = 0
         """Victims that were recomputed because the host pool was full."""
         self.num_recomputed_tokens = 0
@@ -126,45 +88,89 @@ class GroupScheduler:
         self._group_of: dict[Sequence, Group] = {}
         self._kv = kv
         self._swap = SwapSpace(kv.pool, config.num_host_blocks) if config.num_host_blocks else None
+        self._victim_cost = victim_cost
         self._watermark_blocks = kv.config.fraction_of_blocks(config.watermark_fraction)
+
+    # The queues -----------------------------------------------------------------------------------
+
+    @property
+    def running(self) -> Iterator[Sequence]:
+        """Sequences that are neither waiting nor swapped, in order of admission."""
+        return _sequences(self.running_groups)
+
+    @property
+    def waiting(self) -> Iterator[Sequence]:
+        """Swapped sequences, then waiting ones."""
+        return _sequences([*self.swapped_groups, *self.waiting_groups])
+
+    @property
+    def num_running(self) -> int:
+        """How many run."""
+        return sum(len(group.seqs) for group in self.running_groups)
+
+    @property
+    def num_waiting(self) -> int:
+        """How many wait or are swapped."""
+        return sum(group.num_live_seqs for group in (*self.swapped_groups, *self.waiting_groups))
 
     @property
     def num_free_host_blocks(self) -> int:
         """Free blocks of the host pool."""
         return self._swap.host.num_free if self._swap is not None else 0
 
-    def enqueue(self, request: Request, seqs: list[Sequence]) -> None:
-        """Add a newcomer with all its samples."""
+    def can_ever_fit(self, seqs: list[Sequence]) -> bool:
+        """Whether a newcomer, alone and with nothing shared but its prompt, could run to its end.
+
+        Stricter than the engine, which lets it in and ends it, or stands still, when it gets stuck.
+        """
+        config, size = self.config, self._kv.block_size
+        longest = max(seq.max_known for seq in seqs)
+        num_shared = seqs[0].num_prompt_tokens // size
+        num_blocks = num_shared + sum(-(-seq.max_known // size) - num_shared for seq in seqs)
+        return (
+            seqs[0].num_prompt_tokens < config.max_model_len
+            and longest <= min(config.max_model_len, config.max_num_batched_tokens)
+            and len(seqs) <= config.max_num_seqs
+            and num_blocks + len(seqs) + self._watermark_blocks <= self._kv.pool.num_blocks
+        )
+
+    def enqueue(self, request: Request, seqs: list[Sequence]) -> bool:
+        """Add a newcomer with all its samples; it may always join the next step."""
         group = Group(request, seqs)
         self._group_of.update(dict.fromkeys(seqs, group))
-        self.waiting.append(group)
+        self.waiting_groups.append(group)
+        return True
+
+    def wake_ns(self) -> int | None:
+        """Never: nothing here waits for time."""
+        return None
 
     # One step -------------------------------------------------------------------------------------
 
-    def schedule(self, step: int) -> StepPlan | None:
+    def schedule(self, step: int, now_ns: int = 0) -> StepPlan | None:
         """Fill one step: prompts, or else decodes; None if there is nothing to compute."""
         draft = _Draft(step)
-        if not self.swapped:
+        if not self.swapped_groups:
             self._schedule_prompts(draft)
         if not (draft.rows or self._hopeless):
             self._schedule_running(draft)
-            self.swapped.sort(key=_arrival)
+            self.swapped_groups.sort(key=_arrival)
             if not draft.preempted:
                 self._schedule_swapped(draft)
             self._add_decode_rows(draft)
         if not (draft.rows or draft.preempted or self._hopeless):
             return None
-        return draft.plan(sum(len(group.seqs) for group in self.running))
+        return draft.plan(self.num_running)
 
     def _schedule_prompts(self, draft: _Draft) -> None:
         config = self.config
         lengths: list[int] = []
-        num_seqs = sum(group.max_num_running_seqs for group in self.running)
-        while self.waiting:
-            group = self.waiting[0]
+        num_seqs = sum(group.max_num_running_seqs for group in self.running_groups)
+        while self.waiting_groups:
+            group = self.waiting_groups[0]
             if self._can_never_fit(group):
                 self._hopeless += [*group.seqs, *group.unborn]
-                self.waiting.popleft()
+                self.waiting_groups.popleft()
                 continue
             lengths += self._lengths_to_compute(group)
             num_tokens = len(lengths) * max(lengths)
@@ -177,7 +183,7 @@ class GroupScheduler:
                 or (num_tokens - sum(lengths) > config.max_paddings and not is_first)
             ):
                 return
-            self._admit(self.waiting.popleft(), draft)
+            self._admit(self.waiting_groups.popleft(), draft)
 
     def _num_shared_blocks(self, group: Group) -> int:
         """Full prompt blocks that all sequences of a group recompute together."""
@@ -219,16 +225,16 @@ class GroupScheduler:
             self._kv.grow(seq, seq.num_known)
             computed = seq.num_known - num_tokens
             draft.rows.append(ScheduledSequence(seq, num_tokens, computed, seq.table[:], 0, kind, True))
-        self.running.append(group)
+        self.running_groups.append(group)
 
     def _schedule_running(self, draft: _Draft) -> None:
         """Give each running group its slots, in order of arrival; a shortage costs the last one its place."""
-        running = deque(sorted(self.running, key=_arrival))
-        self.running = []
+        running = deque(sorted(self.running_groups, key=_arrival))
+        self.running_groups = []
         while running:
             group = running.popleft()
             while len(group.seqs) > self._kv.pool.num_free:
-                is_alone = not (running or self.running or self.swapped)
+                is_alone = not (running or self.running_groups or self.swapped_groups)
                 victim = running.pop() if running else group
                 self._preempt(victim, draft)
                 if victim is group:
@@ -237,18 +243,22 @@ class GroupScheduler:
                     break
             else:
                 self._append_slots(group, draft)
-                self.running.append(group)
+                self.running_groups.append(group)
 
     def _append_slots(self, group: Group, draft: _Draft) -> None:
         for seq in group.seqs:
+            num_held = len(seq.table)
             copy = self._kv.append_slot(seq)
             if copy is not None:
                 draft.copies.append(copy)
+                draft.new_blocks[seq] = [copy.dst]
+            elif len(seq.table) > num_held:
+                draft.new_blocks[seq] = seq.table[num_held:]
 
     def _schedule_swapped(self, draft: _Draft) -> None:
-        num_seqs = sum(group.max_num_running_seqs for group in self.running)
-        while self.swapped and self._swap is not None:
-            group = self.swapped[0]
+        num_seqs = sum(group.max_num_running_seqs for group in self.running_groups)
+        while self.swapped_groups and self._swap is not None:
+            group = self.swapped_groups[0]
             num_wanted = num_distinct_blocks(group.seqs) + len(group.seqs) + self._watermark_blocks
             if num_wanted > self._kv.pool.num_blocks:
                 self._hopeless += group.seqs
@@ -261,13 +271,14 @@ class GroupScheduler:
                 seq.status = SequenceStatus.RUNNING
                 seq.preemptions[-1] = (seq.preemptions[-1][0], draft.step)
             self._append_slots(group, draft)
-            self.running.append(self.swapped.pop(0))
+            draft.new_blocks.update({seq: seq.table[:] for seq in group.seqs})
+            self.running_groups.append(self.swapped_groups.pop(0))
 
     def _add_decode_rows(self, draft: _Draft) -> None:
-        for group in self.running:
+        for group in self.running_groups:
             for seq in group.seqs:
-                kind = ScheduleKind.RUNNING
-                draft.rows.append(ScheduledSequence(seq, 1, seq.num_computed, [], 0, kind, True))
+                kind, new_blocks = ScheduleKind.RUNNING, draft.new_blocks.get(seq, [])
+                draft.rows.append(ScheduledSequence(seq, 1, seq.num_computed, new_blocks, 0, kind, True))
 
     # Preemption -----------------------------------------------------------------------------------
 
@@ -278,96 +289,149 @@ class GroupScheduler:
         draft.preempted += group.seqs
         if self._swap is not None and self._swaps(group, self._swap):
             draft.swap_out += self._swap.swap_out(group.seqs)
-            self.swapped.append(group)
+            self.swapped_groups.append(group)
             return
         for seq in reversed(group.seqs):
             self._kv.free(seq)
             seq.num_lost_tokens, seq.num_computed = seq.num_computed, 0
-        self.waiting.appendleft(group)
+        self.waiting_groups.appendleft(group)
 
     def _swaps(self, group: Group, swap: SwapSpace) -> bool:
         match self.config.preemption:
-            case PreemptionMode.AUTOMATIC:
+            case PreemptionMode.BY_WIDTH:
                 wants_swap = group.max_num_running_seqs > 1
             case PreemptionMode.RECOMPUTE:
                 wants_swap = False
             case PreemptionMode.SWAP:
                 wants_swap = True
+            case PreemptionMode.AUTO:
+                wants_swap = self._swap_is_cheaper(group)
         fits = swap.can_swap_out(group.seqs)
         self.num_swap_fallbacks += wants_swap and not fits
         return wants_swap and fits
 
+    def _swap_is_cheaper(self, group: Group) -> bool:
+        cost = self._victim_cost
+        assert cost is not None, "checked when this was made"
+        num_tokens = sum(self._lengths_to_compute(group))
+        return cost.swap_ns(num_distinct_blocks(group.seqs)) < cost.recompute_ns(num_tokens)
+
     # Settling -------------------------------------------------------------------------------------
 
-    def settle(self, plan: StepPlan, result: StepResult) -> list[Sequence]:
-        """Commit one token for each scheduled sequence, fork what is to be forked; returns what ended."""
+    def settle(self, plan: StepPlan, result: StepResult, num_steps: int = 1) -> StepOutcome:
+        """Commit one token for each scheduled sequence, fork what is to be forked, free what ended."""
+        used_blocks, filled_slots = self._kv.pool.num_used, self._num_filled_slots(plan)
         for row in plan.rows:
             seq = row.seq
             if not seq.is_finished:
                 seq.num_computed = seq.num_known
                 seq.num_known += 1
                 seq.emit(plan.step, 1)
-        ended = [row.seq for row in plan.rows if row.seq.num_known >= row.seq.max_known]
-        for group in list(self.running):
+        ended = [row.seq for row in plan.rows if self._end_reason(row.seq, result) is not None]
+        for group in list(self.running_groups):
             if group.unborn and group.seqs[0].num_computed:
-                ended += self._bear_samples(group)
+                ended += self._bear_samples(group, result)
             if group.request.request_id in result.beams:
-                ended += self._branch(group, result.beams[group.request.request_id])
+                self._branch(group, result.beams[group.request.request_id])
+        for seq in ended:
+            self._end(seq, self._end_reason(seq, result) or FinishReason.LENGTH, plan.step)
+        for seq in self._hopeless:
+            self._end(seq, FinishReason.REJECTED, plan.step)
         ended += self._hopeless
         self._hopeless = []
-        for seq in ended:
-            self.remove(seq)
-        return ended
+        return StepOutcome(ended, [used_blocks], filled_slots, 0)
 
-    def _bear_samples(self, group: Group) -> list[Sequence]:
-        """The prompt is done: the other samples begin with all of its blocks; returns those of one token."""
+    @staticmethod
+    def _end_reason(seq: Sequence, result: StepResult) -> FinishReason | None:
+        if seq.is_finished:
+            return None
+        if result.stopped and seq.seq_id in result.stopped:
+            return FinishReason.STOP
+        return seq.length_reason()
+
+    def _end(self, seq: Sequence, reason: FinishReason, step: int) -> None:
+        self.remove(seq, step)
+        seq.end(reason, step)
+
+    def _num_filled_slots(self, plan: StepPlan) -> int:
+        """Token states stored once the step has computed, shared ones counted once.
+
+        All shared blocks are full, but for the last ones of groups forked in an earlier prompt step that
+        have not decoded since.
+        """
+        size = self._kv.block_size
+        is_row = {row.seq for row in plan.rows}
+        num_filled = sum(row.seq.num_known for row in plan.rows) - self._kv.pool.num_extra_holders * size
+        for group in self.running_groups:
+            if group.seqs[0] in is_row:
+                continue
+            num_filled += sum(seq.num_computed for seq in group.seqs)
+            holders: dict[int, int] = {}
+            for seq in group.seqs:
+                last = seq.table[-1]
+                empty = len(seq.table) * size - seq.num_computed
+                num_filled += empty if last in holders else 0
+                holders[last] = 1
+        return num_filled
+
+    def _bear_samples(self, group: Group, result: StepResult) -> list[Sequence]:
+        """The prompt is done: the other samples begin with all its blocks; returns those that end now."""
         first, samples = group.seqs[0], group.unborn
         group.unborn = []
         ended = []
         for seq in samples:
             _copy_state(first, seq)
-            if seq.num_known < seq.max_known:
-                self._kv.fork(first, seq)
-                group.seqs.append(seq)
-            else:
+            self._kv.fork(first, seq)
+            group.seqs.append(seq)
+            if self._end_reason(seq, result) is not None:
                 ended.append(seq)
         return ended
 
-    def _branch(self, group: Group, update: BeamUpdate) -> tuple[Sequence, ...]:
-        """Beams change parents: those with several children are forked; returns those without one."""
-        for parent, child in update.forks:
+    def _branch(self, group: Group, forks: tuple[BeamFork, ...]) -> None:
+        """Beams change parents: one that nobody continues gives up what it has and takes over another.
+
+        It moves to the end of the group, as a newly forked sequence does.
+        """
+        for _, child in forks:
+            self._kv.free(child)
+            group.seqs.remove(child)
+        for parent, child in forks:
             _copy_state(parent, child)
             self._kv.fork(parent, child)
             group.seqs.append(child)
-            self._group_of[child] = group
-        return update.dropped
 
     # Ends -----------------------------------------------------------------------------------------
 
-    def remove(self, seq: Sequence) -> None:
+    def remove(self, seq: Sequence, step: int = 0) -> None:
         """Take a live sequence out, wherever it stands, with all it holds."""
         group = self._group_of.pop(seq)
         if seq in group.unborn:
             group.unborn.remove(seq)
         elif seq in group.seqs:
             group.seqs.remove(seq)
-            if group in self.swapped:
+            if group in self.swapped_groups:
                 assert self._swap is not None, "swapped groups have a host pool"
                 self._swap.free(seq)
             elif seq.table:
                 self._kv.free(seq)
         if not group.seqs:
-            for queue in (self.waiting, self.running, self.swapped):
+            for queue in (self.waiting_groups, self.running_groups, self.swapped_groups):
                 if group in queue:
                     queue.remove(group)
 
-    def check_invariants(self) -> None:
+    def check_invariants(self, step: int = 0) -> None:
         """Recount both pools from the tables of live sequences."""
-        self._kv.check_invariants([seq for group in self.running for seq in group.seqs])
-        for group in self.waiting:
+        self._kv.check_invariants([seq for group in self.running_groups for seq in group.seqs])
+        for group in self.waiting_groups:
             assert not any(seq.table for seq in group.seqs), "a waiting sequence holds blocks"
         if self._swap is not None:
-            self._swap.check_invariants([seq for group in self.swapped for seq in group.seqs])
+            self._swap.check_invariants([seq for group in self.swapped_groups for seq in group.seqs])
+
+
+def _sequences(groups: Iterable[Group]) -> Iterator[Sequence]:
+    for group in groups:
+        yield from group.seqs
+        yield from group.unborn
 
 
 def _copy_state(parent: Sequence, child: Sequence) -> None:

@@ -198,6 +198,22 @@ class Sequence:
         """Whether it has ended, for whatever reason."""
         return self.finish_reason is not None
 
+    def end(self, reason: FinishReason, step: int) -> None:
+        """It is over, at the end of `step` or, if aborted, before it; whoever calls has freed its blocks."""
+        self.finish_reason = reason
+        self.status = SequenceStatus.FINISHED
+        if self.first_scheduled_step is not None:
+            self.finish_step = step
+
+    def length_reason(self) -> FinishReason | None:
+        """Why its length ends it, if it does."""
+        if self.num_known < self.max_known:
+            return None
+        asked = (
+            self.request.sample_tokens[self.sample] if self.request.sample_tokens else self.request.max_tokens
+        )
+        return FinishReason.LENGTH if self.num_output_tokens >= asked else FinishReason.LENGTH_CAPPED
+
     def emit(self, step: int, num_tokens: int) -> None:
         """Note that `num_tokens` tokens came out at the end of `step`."""
         if self.runs:

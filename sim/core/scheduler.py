@@ -20,15 +20,16 @@ from itertools import islice
 
 from sim.core.kv_cache import Admission, AllocStatus, KVCacheManager
 from sim.core.policy import BatchGate, PolicyKind, WaitingQueue, make_waiting_queue, priority_key
-from sim.core.request import Sequence, SequenceStatus
+from sim.core.request import Request, Sequence, SequenceStatus
 from sim.core.scheduler_config import SchedulerConfig
+from sim.core.settling import Settling
 from sim.core.steady_batch import SteadyBatch
-from sim.core.step import ScheduledSequence, ScheduleKind, StepPlan
+from sim.core.step import ScheduledSequence, ScheduleKind, StepOutcome, StepPlan, StepResult
 from sim.core.step_draft import StepDraft
 
 
 class Scheduler:
-    """Queues of one replica, and the rules that fill a step from them."""
+    """Queues of one replica, and the rules that fill a step from them; a `StepScheduler`."""
 
     def __init__(
         self, config: SchedulerConfig, kv: KVCacheManager, *, plans_sequences: bool, max_horizon: int
@@ -53,13 +54,38 @@ class Scheduler:
         self._may_lift_threshold = config.long_prefill_token_threshold > 0 and config.exempt_lone_prompt
         self._watermark_blocks = kv.config.fraction_of_blocks(config.watermark_fraction)
         self._num_admissions = 0
+        self._settling = Settling(self, kv)
+        self.num_swap_fallbacks = 0
+        """None: preemption is by recompute only."""
         self.num_recomputed_tokens = 0
         """Token states that preemptions threw away and no prefix hit brought back."""
 
     # The queues -----------------------------------------------------------------------------------
 
-    def enqueue(self, seq: Sequence) -> bool:
-        """Add a newcomer; True if it may join the very next step."""
+    @property
+    def num_running(self) -> int:
+        """How many run."""
+        return len(self.running)
+
+    @property
+    def num_waiting(self) -> int:
+        """How many wait, preempted ones included."""
+        return len(self.waiting)
+
+    def can_ever_fit(self, seqs: list[Sequence]) -> bool:
+        """Whether a newcomer fits the model and, alone and with its drafts, the pool."""
+        seq, config = seqs[0], self.config
+        if seq.num_prompt_tokens >= config.max_model_len:
+            return False
+        num_tokens = max(seq.max_known for seq in seqs) - 1 + config.num_speculative_tokens
+        return self._kv.num_blocks_for(num_tokens) <= self._kv.pool.num_blocks
+
+    def enqueue(self, request: Request, seqs: list[Sequence]) -> bool:
+        """Add the samples of a newcomer, each by itself; True if one may join the very next step."""
+        joins = [self._enqueue_one(seq) for seq in seqs]
+        return any(joins)
+
+    def _enqueue_one(self, seq: Sequence) -> bool:
         waiting, num_running = self.waiting, len(self.running)
         is_next = not len(waiting)
         waiting.push(seq)
@@ -74,14 +100,20 @@ class Scheduler:
         return None if self.running else self._gate.wake_ns(self.waiting)
 
     def remove(self, seq: Sequence, step: int) -> None:
-        """Take a sequence out of whatever queue it is in; its blocks are the caller's to free."""
+        """Take a sequence out of whatever queue it is in before `step`, with all it holds."""
         if seq.status is SequenceStatus.RUNNING:
             self._leave_running(seq, step)
         else:
             self.waiting.remove(seq)
+        if seq.table:
+            self._kv.free(seq)
+
+    def settle(self, plan: StepPlan, result: StepResult, num_steps: int) -> StepOutcome:
+        """Commit what the first `num_steps` steps of a plan gave; frees what ended."""
+        return self._settling.settle(plan, result, num_steps)
 
     def pop_finished(self, step: int) -> list[Sequence]:
-        """Steady sequences that end at the end of `step`; they leave the running list."""
+        """Steady sequences that end at the end of `step`; they leave the running list, blocks in hand."""
         finished = self.steady.pop_finished(step)
         for seq in finished:
             del self.running[seq]
@@ -342,7 +374,8 @@ class Scheduler:
         return config.num_speculative_tokens if ran or num_hit else 0
 
     def check_invariants(self, step: int) -> None:
-        """The running list, the steady batch and the singles must agree."""
+        """The running list, the steady batch and the singles must agree, and the pool with their tables."""
+        self._kv.check_invariants(self.running)
         self.steady.check_invariants(step)
         singles = [seq for seq in self.running if not seq.in_steady_batch]
         assert singles == list(self._singles), "singles out of step with the running list"

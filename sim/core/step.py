@@ -78,6 +78,11 @@ class StepPlan(NamedTuple):
     """Within the device (copy-on-write); carried out third, before anything is computed."""
 
     @property
+    def moves_blocks(self) -> bool:
+        """Whether any block's content is copied before the step computes."""
+        return bool(self.blocks_to_swap_out or self.blocks_to_swap_in or self.blocks_to_copy)
+
+    @property
     def num_prefill_tokens(self) -> int:
         """Tokens computed by the chunks."""
         return sum(chunk.num_tokens for chunk in self.chunks)
@@ -88,17 +93,15 @@ class StepPlan(NamedTuple):
         return self.num_decode_seqs + self.num_prefill_tokens
 
 
-class BeamUpdate(NamedTuple):
-    """How the beams of one request go on after a step."""
+class BeamFork(NamedTuple):
+    """One beam takes over from another: `child` gives up its own tokens and goes on as a copy of `parent`."""
 
-    forks: tuple[tuple[Sequence, Sequence], ...] = ()
-    """(parent, child): the child continues a copy of the parent."""
-    dropped: tuple[Sequence, ...] = ()
-    """Beams that no one continues."""
+    parent: Sequence
+    child: Sequence
 
 
 _NOTHING: Mapping[SeqId, int] = {}
-_NO_BEAMS: Mapping[RequestId, BeamUpdate] = {}
+_NO_BEAMS: Mapping[RequestId, tuple[BeamFork, ...]] = {}
 
 
 class StepResult(NamedTuple):
@@ -112,15 +115,15 @@ class StepResult(NamedTuple):
     """Draft tokens proposed for the next step."""
     stopped: frozenset[SeqId] = frozenset()
     """Sequences whose last new token was an end token."""
-    beams: Mapping[RequestId, BeamUpdate] = _NO_BEAMS
-    """What became of the beams of each request that searches."""
+    beams: Mapping[RequestId, tuple[BeamFork, ...]] = _NO_BEAMS
+    """Which beams of each searching request changed parents; a parent must not be a child as well."""
 
 
 class StepOutcome(NamedTuple):
     """What changed when a step (or several equal ones) was settled."""
 
     finished: list[Sequence]
-    """Ended at the end of the last step, in scheduled order."""
+    """Ended at the end of the last step, in scheduled order; they have left their queues and hold nothing."""
     used_blocks: list[int]  # [num_steps]
     """Blocks held during each step."""
     filled_slots: int

@@ -5,13 +5,24 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sim.core.group_scheduler import GroupScheduler, GroupSchedulerConfig, PreemptionMode
+from sim.core.group import GroupSchedulerConfig, PreemptionMode
+from sim.core.group_scheduler import GroupScheduler
 from sim.core.kv_cache import CacheConfig, KVCacheManager
-from sim.core.request import Request, Sequence
-from sim.core.step import BeamUpdate, StepPlan, StepResult
+from sim.core.request import FinishReason, Request, SeqId, Sequence
+from sim.core.step import BeamFork, StepPlan, StepResult
 
 BLOCK_SIZE = 4
 MAX_MODEL_LEN = 64
+
+
+class _BlocksAgainstTokens:
+    """A swap costs as much as recomputing eight tokens for each block."""
+
+    def swap_ns(self, num_blocks: int) -> int:
+        return 8 * num_blocks
+
+    def recompute_ns(self, num_tokens: int) -> int:
+        return num_tokens
 
 
 class Bench:
@@ -23,7 +34,7 @@ class Bench:
         config = GroupSchedulerConfig(
             MAX_MODEL_LEN, watermark_fraction=0.0, num_host_blocks=num_host_blocks, **settings  # type: ignore[arg-type]
         )  # fmt: skip
-        self.scheduler = GroupScheduler(config, self.kv)
+        self.scheduler = GroupScheduler(config, self.kv, _BlocksAgainstTokens())
         self.ended: list[Sequence] = []
         self.num_steps = 0
 
@@ -40,7 +51,7 @@ class Bench:
         self.scheduler.check_invariants()
         if plan is not None:
             self.num_steps += 1
-            self.ended += self.scheduler.settle(plan, result or StepResult([1]))
+            self.ended += self.scheduler.settle(plan, result or StepResult([1])).finished
             self.scheduler.check_invariants()
         return plan
 
@@ -49,7 +60,7 @@ class Bench:
             if self.step() is None:
                 break
         scheduler = self.scheduler
-        still = [*scheduler.waiting, *scheduler.running, *scheduler.swapped]
+        still = [*scheduler.waiting, *scheduler.running]
         assert not still, "these stand still"
         assert self.kv.pool.num_used == 0
         assert scheduler.num_free_host_blocks == scheduler.config.num_host_blocks
@@ -120,22 +131,34 @@ def test_a_group_that_can_never_go_on_is_ended_instead_of_standing_still() -> No
     assert len(bench.ended) == 3
 
 
-def test_beams_without_a_child_go_and_their_blocks_with_them() -> None:
+def test_a_beam_without_a_child_gives_its_blocks_up_and_takes_over_another() -> None:
     bench = Bench(20)
-    (first,) = bench.submit(0, 6, 40, beam_width=2)
-    request = first.request
-    child = Sequence(0, request, 0, MAX_MODEL_LEN)
-    bench.step(StepResult([1], beams={request.request_id: BeamUpdate(forks=((first, child),))}))
-    assert child.table == first.table
-    grandchild = Sequence(0, request, 0, MAX_MODEL_LEN)
-    update = BeamUpdate(forks=((child, grandchild),), dropped=(first,))
-    bench.step(StepResult([1], beams={request.request_id: update}))
-    assert bench.ended == [first]
-    assert grandchild.table == child.table
+    first, second = bench.submit(0, 6, 6, 6, beam_width=2)
+    bench.step()
+    assert second.table == first.table
+    bench.step()
+    assert second.table != first.table
+    fork = BeamFork(parent=second, child=first)
+    bench.step(StepResult([1], beams={first.request.request_id: (fork,)}))
+    assert first.table == second.table
     assert bench.kv.pool.num_used == 2
-    for seq in (child, grandchild):
-        bench.scheduler.remove(seq)
+    plan = bench.step()
+    assert plan is not None
+    assert [row.seq for row in plan.rows] == [second, first], "a fork stands behind those that went on"
     bench.run()
+    assert [seq.num_output_tokens for seq in (first, second)] == [6, 6]
+
+
+def test_a_beam_that_stops_leaves_the_others_at_work() -> None:
+    bench = Bench(20)
+    first, second = bench.submit(0, 6, 9, 9, beam_width=2)
+    first.seq_id, second.seq_id = SeqId(1), SeqId(2)
+    bench.step()
+    bench.step(StepResult([1], stopped=frozenset([first.seq_id])))
+    assert first.finish_reason is FinishReason.STOP
+    assert not first.table
+    bench.run()
+    assert second.num_output_tokens == 9
 
 
 groups = st.lists(

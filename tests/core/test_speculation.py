@@ -14,6 +14,7 @@ from sim.core.request import FinishReason, Request, SeqId
 from sim.core.step import StepPlan, StepResult
 from tests.core.stepping import Text, begin, drain, finish, in_queue, make_core, step, told
 from tests.strategies import examples
+from tests.v1 import v1_scheduler
 
 FIRST = SeqId(0)
 
@@ -171,7 +172,7 @@ speculative_cores = st.builds(
 
 
 def _random_result(core: EngineCore, plan: StepPlan, data: st.DataObject) -> StepResult:
-    most = core.config.scheduler.num_speculative_tokens
+    most = v1_scheduler(core.config).num_speculative_tokens
     accepted: dict[SeqId, int] = {}
     drafts: dict[SeqId, int] = {}
     for row in plan.rows:
@@ -184,7 +185,7 @@ def _random_result(core: EngineCore, plan: StepPlan, data: st.DataObject) -> Ste
 
 def _check_plan(core: EngineCore, plan: StepPlan, tables: dict[SeqId, list[int]]) -> None:
     """Each row computes what is known and proposed, as far as it may, into slots it has."""
-    config, block_size = core.config.scheduler, core.config.cache.block_size
+    config, block_size = v1_scheduler(core.config), core.config.cache.block_size
     tokens = sum(row.num_tokens for row in plan.rows)
     assert tokens <= config.token_budget
     assert tokens + len(plan.rows) * config.num_draft_rows <= config.max_num_batched_tokens
