@@ -6,7 +6,7 @@ Owns the keys of `sim/catalog/hardware/*.yaml` and of files like them. Refuses t
 from __future__ import annotations
 
 from fractions import Fraction
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -113,6 +113,21 @@ class HardwareFile(Section):
     )
     step_overhead: TimeFigure = Field(description="Fixed time of a step.")
     link_latency: TimeFigure = Field(description="Least time of one collective operation.")
+    host_efficiency: FractionFigure = Field(
+        default=FractionFigure(
+            value=0.78, unit="fraction", source="paper", note="H100: about 50 of 64 GB/s, vLLM blog 2026-01"
+        ),
+        description="What copies of pinned memory reach of `host_bandwidth`.",
+    )
+    host_copy_latency: TimeFigure = Field(
+        default=TimeFigure(
+            value=4, unit="us", source="paper", note="fits PagedAttention Fig. 19a: 3.5 to 4.5 us a copy"
+        ),
+        description="Time of one copy between host and GPU beside its bytes.",
+    )
+    gpus_per_host_link: Annotated[int, Field(ge=1, le=64)] = Field(
+        default=1, description="GPUs that share one link to the host's memory."
+    )
 
     def gpu(self) -> Gpu:
         """The values behind it."""
@@ -129,6 +144,9 @@ class HardwareFile(Section):
             bandwidth_efficiency_fraction=float(self.bandwidth_efficiency.amount),
             step_overhead_ns=round(self.step_overhead.amount),
             link_latency_ns=round(self.link_latency.amount),
+            host_efficiency_fraction=float(self.host_efficiency.amount),
+            host_copy_latency_ns=round(self.host_copy_latency.amount),
+            gpus_per_host_link=self.gpus_per_host_link,
             figures=tuple(self._figures()),
         )
 

@@ -44,6 +44,9 @@ class Gpu:
         bandwidth_efficiency_fraction: What streaming weights and KV reaches of the bandwidth.
         step_overhead_ns: Time of a step that neither computing nor memory explains: launches, scheduling.
         link_latency_ns: What one collective operation takes at least.
+        host_efficiency_fraction: What copies of pinned memory reach of the bandwidth to the host.
+        host_copy_latency_ns: What one such copy takes beside its bytes.
+        gpus_per_host_link: How many GPUs share one link to the host.
         figures: All of these as written, with their sources.
     """
 
@@ -59,6 +62,9 @@ class Gpu:
     bandwidth_efficiency_fraction: float
     step_overhead_ns: int
     link_latency_ns: int
+    host_efficiency_fraction: float = 0.78
+    host_copy_latency_ns: int = 4_000
+    gpus_per_host_link: int = 1
     figures: tuple[Figure, ...] = ()
 
     @property
@@ -70,6 +76,11 @@ class Gpu:
     def achieved_bandwidth_bytes_per_s(self) -> float:
         """Memory bandwidth that streaming reaches."""
         return self.memory_bandwidth_bytes_per_s * self.bandwidth_efficiency_fraction
+
+    @property
+    def achieved_host_bandwidth_bytes_per_s(self) -> float:
+        """Bandwidth to the host, one direction, that large copies of pinned memory reach."""
+        return self.host_bandwidth_bytes_per_s * self.host_efficiency_fraction
 
     @property
     def peer_bandwidth_bytes_per_s(self) -> float:
