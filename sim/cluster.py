@@ -13,13 +13,16 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from sim.beam_search import BeamChanges, BeamLaw
 from sim.content import RequestContent
 from sim.core.engine import EngineConfig, EngineCore
 from sim.core.request import Request, Sequence
 from sim.driver import Engine, Replica, SimulationError, Timeline, Wait
 from sim.executor import CostModel, SimExecutor
+from sim.links import HostTraffic
 from sim.recorder import Recorder
 from sim.router import RouterKind, make_router
+from sim.victim_cost import CheaperOfTwo
 from workloads.spec import RequestSpec, Workload
 
 Progress = Callable[[int, int, int], None]
@@ -50,6 +53,26 @@ class ClusterConfig:
             )
 
 
+@dataclass(frozen=True, slots=True)
+class Physics:
+    """What takes time, and what only a model could decide.
+
+    Attributes:
+        cost: Step times.
+        traffic: How blocks travel to the host and back, and are copied; None: in no time.
+        beams: How often beams change parents; None: never.
+    """
+
+    cost: CostModel
+    traffic: HostTraffic | None = None
+    beams: BeamLaw | None = None
+
+    def executor(self) -> SimExecutor:
+        """A replica's executor."""
+        moves = self.traffic.moves if self.traffic is not None else None
+        return SimExecutor(self.cost, moves, BeamChanges(self.beams) if self.beams is not None else None)
+
+
 class Cluster:
     """One simulated fleet, serving one workload once."""
 
@@ -57,22 +80,31 @@ class Cluster:
         self,
         workload: Workload,
         engine: EngineConfig,
-        cost: CostModel,
+        physics: Physics,
         config: ClusterConfig,
         on_progress: Progress | None = None,
     ) -> None:
         self.recorder = Recorder(config.num_replicas)
-        self.cores = [EngineCore(engine) for _ in range(config.num_replicas)]
+        traffic = physics.traffic
+        victim_cost = CheaperOfTwo(traffic.moves, physics.cost) if traffic is not None else None
+        self.cores = [EngineCore(engine, victim_cost) for _ in range(config.num_replicas)]
         self._timeline = timeline = Timeline(len(workload))
-        self._replicas = [
-            Replica(number, Engine(core, SimExecutor(cost), log), timeline, self._note_ended)
+        links = traffic.links(timeline.env, config.num_replicas) if traffic is not None else None
+        self.links = [*dict.fromkeys(links or ())]
+        """Links to hosts, each once."""
+        engines = [
+            Engine(core, physics.executor(), log, traffic, links[number] if links is not None else None)
             for number, (core, log) in enumerate(zip(self.cores, self.recorder.replicas, strict=True))
+        ]
+        self._replicas = [
+            Replica(number, engine, timeline, self._note_ended) for number, engine in enumerate(engines)
         ]
         self._router = make_router(config.router, max_affinity_excess=config.max_affinity_excess)
         self._outstanding = [0] * config.num_replicas
         self._replica_of: dict[int, int] = {}
         """By id of each request that has not ended."""
         self._cache = engine.cache
+        self._beam_width = workload.beam_width
         self._clients = _Clients(workload, timeline, self._arrive)
         self._num_ended = 0
         self._num_requests = len(workload)
@@ -93,8 +125,11 @@ class Cluster:
             raise SimulationError(self._standstill())
         for core in self.cores:
             core.check_invariants()
-            if core.num_used_blocks:
-                raise SimulationError(f"{core.num_used_blocks} blocks are still held at the end")
+            if core.num_used_blocks or core.num_used_host_blocks:
+                raise SimulationError(
+                    f"{core.num_used_blocks} blocks are still held at the end, and "
+                    f"{core.num_used_host_blocks} of the host"
+                )
 
     def _arrive(self, spec: RequestSpec) -> None:
         """A request arrives now."""
@@ -104,7 +139,17 @@ class Cluster:
         if self._cache.enable_prefix_caching:
             content = RequestContent(spec, self._cache.block_size)
         index, _, prompt_tokens, output_tokens, num_samples, priority, *_ = spec
-        request = Request(index, now_ns, prompt_tokens, output_tokens, num_samples, priority, content)
+        beam_width = self._beam_width
+        request = Request(
+            index,
+            now_ns,
+            prompt_tokens,
+            output_tokens,
+            beam_width or num_samples,
+            priority,
+            content,
+            beam_width=beam_width,
+        )
         self._outstanding[replica] += 1
         self._replica_of[index] = replica
         if not self._replicas[replica].submit(request):

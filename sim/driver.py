@@ -28,6 +28,7 @@ from simpy.events import EventPriority
 from sim.core.engine import EngineCore, SubmitStatus
 from sim.core.request import Request, Sequence
 from sim.core.step import Executor, StepPlan, StepResult
+from sim.links import HostLink, HostTraffic
 from sim.recorder import ReplicaLog
 
 Wait = Generator[simpy.Event, Any, None]
@@ -103,6 +104,10 @@ class Engine:
     core: EngineCore
     executor: Executor
     log: ReplicaLog
+    traffic: HostTraffic | None = None
+    """How blocks travel to the host and back; None: in no time."""
+    link: HostLink | None = None
+    """What they travel over."""
 
 
 class Replica:
@@ -113,6 +118,7 @@ class Replica:
         "_engine",
         "_giving_up",
         "_is_asleep",
+        "_moved_ns",
         "_number",
         "_on_end",
         "_priority",
@@ -136,6 +142,8 @@ class Replica:
         self._start_ns = 0
         self._ends_ns: list[int] = []
         """Ends of the steps under way, from their start; those that a call has cut off are gone."""
+        self._moved_ns = 0
+        """How much of the step under way has passed while its blocks were moved."""
         self._giving_up: list[int] = []
         overlaps = engine.core.config.scheduler.async_scheduling
         timeline.env.process(self.overlapped_steps() if overlaps else self.steps())
@@ -162,6 +170,8 @@ class Replica:
                 self._wake_up()
             else:
                 result = execute(plan)
+                if plan.blocks_to_swap_out or plan.blocks_to_swap_in:
+                    yield from self._move_blocks(plan, result.ends_ns)
                 yield self._until_done(plan, result.ends_ns)
                 self._finish(plan, result)
 
@@ -178,6 +188,8 @@ class Replica:
             else:
                 result = execute(plan)
                 upcoming = core.begin_step(timeline.now_ns)
+                if plan.blocks_to_swap_out or plan.blocks_to_swap_in:
+                    yield from self._move_blocks(plan, result.ends_ns)
                 yield self._until_done(plan, result.ends_ns)
                 self._finish(plan, result)
                 plan = upcoming
@@ -194,6 +206,17 @@ class Replica:
         if self._giving_up:
             self._let_go()
 
+    def _move_blocks(self, plan: StepPlan, ends_ns: list[int]) -> Wait:
+        """Let the plan's blocks travel over the link; its one step ends later for it."""
+        traffic, link, start_ns = self._engine.traffic, self._engine.link, self._timeline.now_ns
+        if traffic is None or link is None:
+            return
+        num_blocks = len(plan.blocks_to_swap_out) + len(plan.blocks_to_swap_in)
+        yield from link.transfer(traffic.moves.host_ns(num_blocks))
+        self._moved_ns = moved_ns = self._timeline.now_ns - start_ns
+        (end_ns,) = ends_ns
+        ends_ns[0] = max(end_ns, moved_ns) if traffic.overlaps else end_ns + moved_ns
+
     def _wake_up(self) -> None:
         self._is_asleep = False
         self._timeline.take_turn(self._number)
@@ -207,9 +230,10 @@ class Replica:
                 f"the cost model gave {len(ends_ns)} step ends (first {ends_ns[:1]}, last {ends_ns[-1:]}) "
                 f"for {plan.horizon} steps; each must be a positive, ascending number of nanoseconds"
             )
+        moved_ns, self._moved_ns = self._moved_ns, 0
         self._ends_ns = ends_ns
-        self._start_ns = self._timeline.now_ns
-        return self._arm(ends_ns[-1])
+        self._start_ns = self._timeline.now_ns - moved_ns
+        return self._arm(ends_ns[-1] - moved_ns)
 
     def _until_called(self) -> simpy.Event:
         """The moment when somebody calls, or when time alone allows a step."""

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Protocol
 
+from sim.beam_search import BeamChanges
 from sim.core.step import StepPlan, StepResult
+from sim.cost.block_moves import BlockMoves
 
 
 class CostModel(Protocol):
@@ -20,13 +22,27 @@ class CostModel(Protocol):
 
 
 class SimExecutor:
-    """Predicts instead of computing; implements `sim.core.step.Executor`."""
+    """Predicts instead of computing; implements `sim.core.step.Executor`.
 
-    __slots__ = ("_cost",)
+    Copies within the device come before the step computes. Transfers to and from the host are not in the
+    answer: they share a link, so the driver lets them take their time.
+    """
 
-    def __init__(self, cost: CostModel) -> None:
+    __slots__ = ("_beams", "_cost", "_moves")
+
+    def __init__(
+        self, cost: CostModel, moves: BlockMoves | None = None, beams: BeamChanges | None = None
+    ) -> None:
         self._cost = cost
+        self._moves = moves
+        self._beams = beams
 
     def execute(self, plan: StepPlan) -> StepResult:
         """The predicted ends of all steps of the plan."""
-        return StepResult(self._cost.step_ends_ns(plan))
+        ends_ns = self._cost.step_ends_ns(plan)
+        if plan.blocks_to_copy and self._moves is not None:
+            copy_ns = self._moves.device_ns(len(plan.blocks_to_copy))
+            ends_ns = [end_ns + copy_ns for end_ns in ends_ns]
+        if self._beams is not None:
+            return StepResult(ends_ns, beams=self._beams.forks(plan))
+        return StepResult(ends_ns)

@@ -12,10 +12,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from sim.beam_search import BeamLaw
 from sim.cluster import ClusterConfig
 from sim.core.engine import EngineConfig
 from sim.cost.hardware import Gpu
 from sim.cost.model import ModelShape
+from sim.links import HostTraffic
 from sim.metrics import Slo
 from workloads.generate import WorkloadConfig
 
@@ -31,6 +33,8 @@ class Experiment:
         settings: The whole configuration as plain data, defaults and release rules filled in.
         source: The file it was read from; no part of what it is.
         warnings: What is allowed but probably not meant.
+        traffic: How blocks travel to the host and back; None: nothing is ever moved.
+        beams: How often beams change parents, where requests search.
     """
 
     name: str
@@ -46,6 +50,8 @@ class Experiment:
     settings: Mapping[str, Any]
     source: Path = field(compare=False)
     warnings: tuple[str, ...] = ()
+    traffic: HostTraffic | None = None
+    beams: BeamLaw | None = None
 
     @property
     def num_gpus(self) -> int:

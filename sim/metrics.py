@@ -20,6 +20,7 @@ from sim.latencies import Latencies, measure_latencies, tokens_of
 from sim.metric_keys import GOALS, PERCENTILES, definition_of, percentile_word, statistic_key
 from sim.occupancy import last_end_ns, measure_occupancy
 from sim.run_record import RunRecord
+from sim.waste import slot_shares
 
 SUMMARY_SCHEMA_VERSION = 1
 NS_PER_S = 1_000_000_000
@@ -224,13 +225,22 @@ def _memory_and_scheduling(record: RunRecord) -> dict[str, Number]:
     state = measure_occupancy(record)
     counters = record.counters
     filled = state.filled_slot_fraction
+    shares = slot_shares(record)
     return {
         "sim_mean_kv_usage_fraction": state.mean_kv_usage_fraction,
         "sim_peak_kv_usage_fraction": state.peak_kv_usage_fraction,
         "sim_internal_fragmentation_fraction": None if filled is None else 1 - filled,
+        "sim_token_slot_fraction": shares.tokens if shares else None,
+        "sim_reserved_slot_fraction": shares.reserved if shares else None,
+        "sim_internal_slot_fraction": shares.internal if shares else None,
+        "sim_external_slot_fraction": shares.external if shares else None,
         "sim_num_blocks": record.num_blocks,
         "sim_block_size": record.block_size,
         "sim_blocks_allocated": counters["blocks_allocated"],
+        "sim_blocks_copied": counters["blocks_copied"],
+        "sim_blocks_swapped_out": counters["blocks_swapped_out"],
+        "sim_blocks_swapped_in": counters["blocks_swapped_in"],
+        "sim_swap_fallbacks": counters["swap_fallbacks"],
         "sim_prefix_hit_rate": _ratio(counters["prefix_hits_tokens"], counters["prefix_queries_tokens"]),
         "sim_prefix_hit_tokens": counters["prefix_hits_tokens"],
         "sim_prefix_query_tokens": counters["prefix_queries_tokens"],

@@ -245,6 +245,7 @@ def _steps(replica: int, clock: _Clock, num_waiting: NDArray[np.int32]) -> dict[
     ahead = clock.ahead
     count = len(ahead)
     decode = clock.each_step("num_decode_seqs")
+    filled = clock.each_step("filled_slots") + ahead * clock.each_step("filled_slots_per_step")
     return {
         "replica": np.full(count, replica, dtype=np.int32),
         "step": np.arange(count, dtype=np.int64),
@@ -257,8 +258,13 @@ def _steps(replica: int, clock: _Clock, num_waiting: NDArray[np.int32]) -> dict[
         "num_running": clock.each_step("num_running").astype(np.int32),
         "num_waiting": num_waiting,
         "used_blocks": clock.used_blocks,
-        "filled_slots": clock.each_step("filled_slots") + ahead * clock.each_step("filled_slots_per_step"),
-        "num_preempted": clock.each_step("num_preempted").astype(np.int32),  # such a plan is one step
+        "filled_slots": filled,
+        "reserved_slots": np.maximum(clock.each_step("promised_slots") - filled, 0),
+        # Plans that preempt or move anything are for one step.
+        "num_preempted": clock.each_step("num_preempted").astype(np.int32),
+        "num_swapped_out_blocks": clock.each_step("num_swapped_out_blocks").astype(np.int32),
+        "num_swapped_in_blocks": clock.each_step("num_swapped_in_blocks").astype(np.int32),
+        "num_copied_blocks": clock.each_step("num_copied_blocks").astype(np.int32),
     }
 
 
@@ -286,4 +292,8 @@ def _counters(
         "num_plans": sum(len(log.plans) // len(PLAN_FIELDS) for log in recorder.replicas),
         "num_steps": sum(len(log.step_ends_ns) for log in recorder.replicas),
         "blocks_allocated": sum(core.num_blocks_allocated for core in cores),
+        "blocks_swapped_out": sum(core.num_swapped_out_blocks for core in cores),
+        "blocks_swapped_in": sum(core.num_swapped_in_blocks for core in cores),
+        "blocks_copied": sum(core.num_copied_blocks for core in cores),
+        "swap_fallbacks": sum(core.num_swap_fallbacks for core in cores),
     }

@@ -25,6 +25,10 @@ PLAN_FIELDS = (
     "num_preempted",
     "filled_slots",
     "filled_slots_per_step",
+    "promised_slots",
+    "num_swapped_out_blocks",
+    "num_swapped_in_blocks",
+    "num_copied_blocks",
 )
 SEQUENCE_FIELDS = (
     "request_id",
@@ -85,6 +89,10 @@ class ReplicaLog:
                 len(plan.preempted),
                 outcome.filled_slots,
                 outcome.filled_slots_per_step,
+                outcome.promised_slots,
+                len(plan.blocks_to_swap_out),
+                len(plan.blocks_to_swap_in),
+                len(plan.blocks_to_copy),
             )
         )
         self.step_ends_ns.fromlist(ends_ns)

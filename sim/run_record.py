@@ -72,7 +72,13 @@ STEP_COLUMNS: Mapping[str, Column] = {
     "num_waiting": Column("int32", "", "sequences left in the waiting queue, preempted ones included"),
     "used_blocks": Column("int32", "blocks", "KV blocks held, a shared block counted once"),
     "filled_slots": Column("int64", "tokens", "token states stored in them, a shared block counted once"),
+    "reserved_slots": Column(
+        "int64", "tokens", "slots kept for tokens to come of running sequences; 0 under paging"
+    ),
     "num_preempted": Column("int32", "", "sequences preempted when it was planned"),
+    "num_swapped_out_blocks": Column("int32", "blocks", "blocks moved to the host before it computed"),
+    "num_swapped_in_blocks": Column("int32", "blocks", "blocks moved back from the host before it computed"),
+    "num_copied_blocks": Column("int32", "blocks", "shared blocks copied before it computed (copy-on-write)"),
 }
 
 COUNTERS: Mapping[str, str] = {
@@ -87,6 +93,10 @@ COUNTERS: Mapping[str, str] = {
     "num_plans": "plans made; one plan may cover many equal steps",
     "num_steps": "engine steps, all replicas",
     "blocks_allocated": "KV blocks handed out, each time counted",
+    "blocks_swapped_out": "KV blocks moved to the host",
+    "blocks_swapped_in": "KV blocks moved back from the host",
+    "blocks_copied": "KV blocks copied because a sequence wrote into one that it shared (copy-on-write)",
+    "swap_fallbacks": "groups recomputed though they should have been swapped, the host pool being full",
 }
 
 

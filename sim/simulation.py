@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from sim.cluster import Cluster, ClusterConfig, Progress
+from sim.cluster import Cluster, ClusterConfig, Physics, Progress
 from sim.core.engine import EngineConfig
 from sim.cost.roofline import RooflineCost
 from sim.executor import CostModel
@@ -43,22 +43,32 @@ def simulate(
         cost = RooflineCost(
             experiment.model, experiment.gpu, tensor_parallel_size=experiment.tensor_parallel_size
         )
-    return run(workload, experiment.engine, cost, experiment.cluster, on_progress)
+    physics = Physics(cost, experiment.traffic, experiment.beams)
+    return run(workload, experiment.engine, physics, experiment.cluster, on_progress)
 
 
 def run(
     workload: Workload,
     engine: EngineConfig,
-    cost: CostModel,
+    physics: CostModel | Physics,
     config: ClusterConfig | None = None,
     on_progress: Progress | None = None,
 ) -> RunRecord:
     """Simulate a fleet that serves a workload until every request has ended.
 
+    Args:
+        workload: What it is asked to do.
+        engine: Settings of each replica.
+        physics: Step times, or with them what else takes time.
+        config: Of the fleet; None: one replica.
+        on_progress: See `simulate`.
+
     Raises:
         SimulationError: Requests stand still, blocks are held at the end, or a step takes no time.
     """
-    cluster = Cluster(workload, engine, cost, config or ClusterConfig(), on_progress)
+    if not isinstance(physics, Physics):
+        physics = Physics(physics)
+    cluster = Cluster(workload, engine, physics, config or ClusterConfig(), on_progress)
     with _no_garbage_collection():
         started_s = time.process_time()
         cluster.run()

@@ -45,6 +45,7 @@ class StepRow:
     num_waiting: int = 0
     used_blocks: int = 0
     filled_slots: int = 0
+    reserved_slots: int = 0
     num_preempted: int = 0
     replica: int = 0
 
@@ -54,6 +55,9 @@ def times_ns(values_ms: Sequence[float | None]) -> NDArray[np.timedelta64]:
     return np.array(
         [round(ms * MS) if ms is not None else "NaT" for ms in values_ms], dtype="timedelta64[ns]"
     )
+
+
+MOVES = ("num_swapped_out_blocks", "num_swapped_in_blocks", "num_copied_blocks")
 
 
 def make_record(
@@ -124,7 +128,9 @@ def _step_columns(steps: Sequence[StepRow]) -> dict[str, Any]:
         "num_waiting": [step.num_waiting for step in steps],
         "used_blocks": [step.used_blocks for step in steps],
         "filled_slots": [step.filled_slots for step in steps],
+        "reserved_slots": [step.reserved_slots for step in steps],
         "num_preempted": [step.num_preempted for step in steps],
+        **{name: [0 for _ in steps] for name in MOVES},
     }
 
 

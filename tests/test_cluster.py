@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from sim.cluster import Cluster, ClusterConfig
+from sim.cluster import Cluster, ClusterConfig, Physics
+from sim.core.block_pool import BlockPool
 from sim.core.engine import EngineConfig
 from sim.core.kv_cache import CacheConfig
 from sim.core.scheduler_config import SchedulerConfig
@@ -170,9 +171,11 @@ def test_requests_that_wait_for_each_other_are_named_as_standing_still() -> None
 
 
 def test_blocks_that_are_held_at_the_end_are_an_error() -> None:
-    cluster = Cluster(workload([0]), ENGINE, COST, ClusterConfig())
+    cluster = Cluster(workload([0]), ENGINE, Physics(COST), ClusterConfig())
     cluster.run()
-    cluster.cores[0]._kv.pool.take(3)
+    pool = cluster.cores[0]._kv.pool
+    assert isinstance(pool, BlockPool)
+    pool.take(3)
     with pytest.raises((SimulationError, AssertionError)):
         cluster.check_ended()
 

@@ -15,7 +15,7 @@ from sim.core.policy import Continuous, Dynamic, PolicyKind, Static
 from sim.metrics import Slo
 from sim.router import RouterKind
 from sim.yaml_dump import dump_yaml
-from tests.v1 import v1_scheduler
+from tests.v1 import paged, v1_scheduler
 from workloads.arrivals import ClosedLoop, Poisson
 from workloads.lengths import Fixed, Lognormal
 from workloads.synthetic import SharedPrefix, SyntheticWorkload
@@ -98,7 +98,7 @@ results: {dir: elsewhere}
 
 def test_every_section_reaches_the_value_behind_it(tmp_path: Path) -> None:
     experiment = load_experiment(write(tmp_path, FULL))
-    cache, scheduler = experiment.engine.cache, v1_scheduler(experiment.engine)
+    cache, scheduler = paged(experiment.engine), v1_scheduler(experiment.engine)
     assert (experiment.name, experiment.seed, experiment.num_gpus) == ("full", 7, 12)
     assert experiment.cluster.router is RouterKind.PREFIX_AFFINE
     assert experiment.cluster.max_affinity_excess == 2
@@ -127,15 +127,15 @@ def test_a_release_sets_the_rules_that_are_not_given(tmp_path: Path) -> None:
     path = write(tmp_path, MINIMAL)
     new, old = (load_experiment(path, [f"engine.scheduler={name}"]) for name in ("vllm-0.32", "vllm-0.10"))
     assert v1_scheduler(new.engine).full_sequence_gate
-    assert new.engine.cache.free_order is FreeOrder.UNHASHED_FIRST
+    assert paged(new.engine).free_order is FreeOrder.UNHASHED_FIRST
     assert not v1_scheduler(old.engine).full_sequence_gate
-    assert old.engine.cache.free_order is FreeOrder.TAIL
+    assert paged(old.engine).free_order is FreeOrder.TAIL
 
 
 def test_one_block_of_the_override_is_the_null_block(tmp_path: Path) -> None:
     experiment = load_experiment(write(tmp_path, MINIMAL), ["engine.num_gpu_blocks_override=27001"])
     assert experiment.engine.cache.num_blocks == 27_000
-    assert experiment.engine.cache.has_null_block
+    assert paged(experiment.engine).has_null_block
 
 
 # Written back and read again --------------------------------------------------------------------------
@@ -285,6 +285,6 @@ def test_the_standard_workloads_of_the_speed_bench_are_as_defined(
     assert experiment.workload == SyntheticWorkload(
         num_requests, Poisson(rate_per_s), Fixed(1000), Fixed(250)
     )
-    cache, scheduler = experiment.engine.cache, v1_scheduler(experiment.engine)
+    cache, scheduler = paged(experiment.engine), v1_scheduler(experiment.engine)
     assert (cache.num_blocks, cache.block_size, cache.enable_prefix_caching) == (num_blocks, 16, False)
     assert (scheduler.max_num_seqs, scheduler.max_num_batched_tokens) == (256, 8192)

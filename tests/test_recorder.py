@@ -12,7 +12,8 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sim.core.engine import EngineCore, PlanDetail
+from sim.core.engine import EngineConfig, EngineCore, PlanDetail
+from sim.core.group import VictimCost
 from sim.core.request import Sequence
 from sim.core.step import ScheduleKind, StepOutcome, StepPlan, StepResult
 from sim.run_record import RunRecord
@@ -84,8 +85,8 @@ def kept_diary() -> Iterator[Diary]:
     diary = Diary()
     init, begin, finish = EngineCore.__init__, EngineCore.begin_step, EngineCore.finish_step
 
-    def noting_init(self: EngineCore, config: object) -> None:
-        init(self, config)  # type: ignore[arg-type]
+    def noting_init(self: EngineCore, config: EngineConfig, victim_cost: VictimCost | None = None) -> None:
+        init(self, config, victim_cost)
         diary.cores.append(self)
 
     def noting_begin(self: EngineCore, now_ns: int) -> StepPlan | None:

@@ -59,6 +59,7 @@ class Workload:
         concurrency: If set, the loop is closed: that many users each send the next row `think_time_ns`
             after their last one ended, and arrival times mean nothing.
         notes: What a reader had to drop or to assume, for the report.
+        beam_width: Beams of each request, which searches instead of sampling; 0: it samples.
     """
 
     name: str
@@ -75,6 +76,7 @@ class Workload:
     think_time_ns: int = 0
     cancel_after_ns: int | None = None
     notes: tuple[str, ...] = ()
+    beam_width: int = 0
 
     def __post_init__(self) -> None:
         if not len(self):
@@ -102,7 +104,7 @@ class Workload:
     @property
     def total_output_tokens(self) -> int:
         """Sum of all outputs, of all samples."""
-        return int(self.output_tokens.sum()) * self.num_samples
+        return int(self.output_tokens.sum()) * (self.beam_width or self.num_samples)
 
     def requests(self) -> list[RequestSpec]:
         """All rows."""

@@ -24,8 +24,10 @@ from enum import Enum
 
 from sim.core.group import GroupSchedulerConfig, VictimCost
 from sim.core.group_scheduler import GroupScheduler
-from sim.core.kv_cache import CacheConfig, KVCacheManager, PrefixCacheStats
+from sim.core.kv_cache import KVCacheManager, PrefixCacheStats
+from sim.core.kv_memory import KVMemory, MemoryConfig, make_kv_memory
 from sim.core.request import FinishReason, Request, Sequence
+from sim.core.reservation import ContiguousConfig
 from sim.core.scheduler import Scheduler
 from sim.core.scheduler_config import SchedulerConfig
 from sim.core.step import StepOutcome, StepPlan, StepResult
@@ -63,7 +65,7 @@ class EngineConfig:
         detail: How much plans say.
     """
 
-    cache: CacheConfig
+    cache: MemoryConfig
     scheduler: SchedulerConfig | GroupSchedulerConfig
     max_horizon: int = 2**31
     detail: PlanDetail = PlanDetail.COUNTS
@@ -71,6 +73,12 @@ class EngineConfig:
     def __post_init__(self) -> None:
         if self.max_horizon < 1:
             raise ValueError(f"max_horizon must be at least 1, not {self.max_horizon}")
+        if isinstance(self.scheduler, GroupSchedulerConfig) and self.cache.enable_prefix_caching:
+            raise ValueError("the paper's scheduler has no prefix caching")
+        if isinstance(self.scheduler, GroupSchedulerConfig) and isinstance(self.cache, ContiguousConfig):
+            raise ValueError(
+                "the paper's scheduler pages its memory; the contiguous baselines run under V1's"
+            )
 
 
 class EngineCore:
@@ -98,7 +106,7 @@ class EngineCore:
         self.num_swapped_in_blocks = 0
         self.num_copied_blocks = 0
         """Blocks copied because a sequence wrote into one that it shared (copy-on-write)."""
-        self._kv = KVCacheManager(
+        self._kv = make_kv_memory(
             config.cache,
             max_model_len=config.scheduler.max_model_len,
             num_lookahead_slots=config.scheduler.num_lookahead_slots,
@@ -154,6 +162,11 @@ class EngineCore:
     def num_used_blocks(self) -> int:
         """Blocks somebody holds."""
         return self._kv.pool.num_used
+
+    @property
+    def num_used_host_blocks(self) -> int:
+        """Blocks of the host pool that hold swapped sequences."""
+        return self._scheduler.num_used_host_blocks
 
     @property
     def num_cached_blocks(self) -> int:
@@ -262,9 +275,7 @@ class EngineCore:
             del self._live[request.request_id]
 
 
-def _make_scheduler(
-    config: EngineConfig, kv: KVCacheManager, victim_cost: VictimCost | None
-) -> StepScheduler:
+def _make_scheduler(config: EngineConfig, kv: KVMemory, victim_cost: VictimCost | None) -> StepScheduler:
     match config.scheduler:
         case SchedulerConfig():
             plans_sequences = config.detail is PlanDetail.SEQUENCES
@@ -272,4 +283,5 @@ def _make_scheduler(
                 config.scheduler, kv, plans_sequences=plans_sequences, max_horizon=config.max_horizon
             )
         case GroupSchedulerConfig():
+            assert isinstance(kv, KVCacheManager), "checked by the configuration"
             return GroupScheduler(config.scheduler, kv, victim_cost)

@@ -118,6 +118,11 @@ class GroupScheduler:
         """Free blocks of the host pool."""
         return self._swap.host.num_free if self._swap is not None else 0
 
+    @property
+    def num_used_host_blocks(self) -> int:
+        """Blocks of the host pool that hold swapped sequences."""
+        return self._swap.host.num_used if self._swap is not None else 0
+
     def can_ever_fit(self, seqs: list[Sequence]) -> bool:
         """Whether a newcomer, alone and with nothing shared but its prompt, could run to its end.
 

@@ -123,6 +123,16 @@ class KVCacheManager:
         slots = min(num_tokens + self._num_lookahead_slots, self._max_model_len)
         return -(-slots // self.block_size)
 
+    @property
+    def num_promised_slots(self) -> int:
+        """Slots reserved for tokens to come: none, a block is taken when it is computed into."""
+        return 0
+
+    def can_ever_hold(self, seqs: list[Sequence], num_more_tokens: int) -> bool:
+        """Whether each of these sequences, with so many more tokens, could be held if it were alone."""
+        longest = max(seq.max_known for seq in seqs) - 1 + num_more_tokens
+        return self.num_blocks_for(longest) <= self.pool.num_blocks
+
     def find_hit(self, seq: Sequence) -> list[int]:
         """Blocks that hold the longest known prefix already; the last token is never among them."""
         if self._cache is None or seq.request.content is None:

@@ -18,7 +18,8 @@ from __future__ import annotations
 
 from itertools import islice
 
-from sim.core.kv_cache import Admission, AllocStatus, KVCacheManager
+from sim.core.kv_cache import Admission, AllocStatus
+from sim.core.kv_memory import KVMemory
 from sim.core.policy import BatchGate, PolicyKind, WaitingQueue, make_waiting_queue, priority_key
 from sim.core.request import Request, Sequence, SequenceStatus
 from sim.core.scheduler_config import SchedulerConfig
@@ -32,7 +33,7 @@ class Scheduler:
     """Queues of one replica, and the rules that fill a step from them; a `StepScheduler`."""
 
     def __init__(
-        self, config: SchedulerConfig, kv: KVCacheManager, *, plans_sequences: bool, max_horizon: int
+        self, config: SchedulerConfig, kv: KVMemory, *, plans_sequences: bool, max_horizon: int
     ) -> None:
         self.config = config
         self.waiting: WaitingQueue = make_waiting_queue(config.policy)
@@ -55,7 +56,7 @@ class Scheduler:
         self._watermark_blocks = kv.config.fraction_of_blocks(config.watermark_fraction)
         self._num_admissions = 0
         self._settling = Settling(self, kv)
-        self.num_swap_fallbacks = 0
+        self.num_swap_fallbacks = self.num_used_host_blocks = 0
         """None: preemption is by recompute only."""
         self.num_recomputed_tokens = 0
         """Token states that preemptions threw away and no prefix hit brought back."""
@@ -77,8 +78,7 @@ class Scheduler:
         seq, config = seqs[0], self.config
         if seq.num_prompt_tokens >= config.max_model_len:
             return False
-        num_tokens = max(seq.max_known for seq in seqs) - 1 + config.num_speculative_tokens
-        return self._kv.num_blocks_for(num_tokens) <= self._kv.pool.num_blocks
+        return self._kv.can_ever_hold(seqs, config.num_speculative_tokens)
 
     def enqueue(self, request: Request, seqs: list[Sequence]) -> bool:
         """Add the samples of a newcomer, each by itself; True if one may join the very next step."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from sim.core.kv_cache import KVCacheManager
+from sim.core.kv_memory import KVMemory
 from sim.core.request import FinishReason, Sequence, SequenceStatus
 from sim.core.step import ScheduledSequence, StepOutcome, StepPlan, StepResult
 
@@ -24,7 +24,7 @@ class Settling:
 
     __slots__ = ("_is_async", "_kv", "_scheduler")
 
-    def __init__(self, scheduler: Scheduler, kv: KVCacheManager) -> None:
+    def __init__(self, scheduler: Scheduler, kv: KVMemory) -> None:
         self._scheduler = scheduler
         self._kv = kv
         self._is_async = scheduler.config.async_scheduling
@@ -36,6 +36,7 @@ class Settling:
         filled_slots = steady.sum_known - pool.num_extra_holders * self._kv.block_size
         filled_slots += scheduler.num_single_tokens
         used_blocks = [pool.num_used]
+        promised_slots = self._kv.num_promised_slots
         finished: list[Sequence] = []
         last_step = plan.step + num_steps - 1
         if plan.num_steady_seqs:
@@ -48,7 +49,7 @@ class Settling:
                 finished.append(seq)
         if plan.rows:
             finished += [row.seq for row in plan.rows if self._settle(row, plan, result)]
-        return StepOutcome(finished, used_blocks, filled_slots, plan.num_steady_seqs)
+        return StepOutcome(finished, used_blocks, filled_slots, plan.num_steady_seqs, promised_slots)
 
     def _settle(self, row: ScheduledSequence, plan: StepPlan, result: StepResult) -> bool:
         """Commit what one sequence got; True if it ended."""

@@ -24,7 +24,7 @@ from __future__ import annotations
 
 import heapq
 
-from sim.core.kv_cache import KVCacheManager
+from sim.core.kv_memory import KVMemory
 from sim.core.request import Sequence
 
 
@@ -33,7 +33,7 @@ class SteadyBatch:
 
     __slots__ = ("_block_size", "_buckets", "_finishers", "_kv", "_num_joins", "num_seqs", "sum_known")
 
-    def __init__(self, kv: KVCacheManager) -> None:
+    def __init__(self, kv: KVMemory) -> None:
         self.num_seqs = 0
         self.sum_known = 0
         self._kv = kv

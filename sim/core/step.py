@@ -130,6 +130,8 @@ class StepOutcome(NamedTuple):
     """Token states stored at the end of the first step, shared blocks counted once."""
     filled_slots_per_step: int
     """How many more each further step stores."""
+    promised_slots: int = 0
+    """Slots that are reserved and hold a token, or will; 0 where nothing is reserved ahead."""
 
 
 class Executor(Protocol):

@@ -44,6 +44,11 @@ class StepScheduler(Protocol):
         ...
 
     @property
+    def num_used_host_blocks(self) -> int:
+        """Blocks of the host pool that hold swapped sequences."""
+        ...
+
+    @property
     def num_swap_fallbacks(self) -> int:
         """Victims recomputed though they should have been swapped, the host pool being full, so far."""
         ...

@@ -69,6 +69,11 @@ _ONLY_IF_ANY = (
     "sim_length_capped",
     "sim_requests_preempted",
     "sim_recomputed_tokens",
+    "sim_reserved_slot_fraction",
+    "sim_blocks_copied",
+    "sim_blocks_swapped_out",
+    "sim_blocks_swapped_in",
+    "sim_swap_fallbacks",
 )
 _LEGEND = "a arrival, f first token, l last token, e end of the request, n its tokens, T duration"
 
