@@ -12,21 +12,16 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from pydantic import ValidationError
 
 from sim.config_catalog import load_gpu, load_model
 from sim.config_checks import Fit
+from sim.config_engine import beam_law, engine_config, host_traffic
 from sim.config_errors import in_file_order, problem_at, problems_of
 from sim.config_overrides import apply_override
 from sim.config_paths import Surroundings
-from sim.config_schema import EngineSection, ExperimentFile, json_schema
-from sim.core.block_pool import FreeOrder
-from sim.core.engine import EngineConfig
-from sim.core.kv_cache import CacheConfig
-from sim.core.policy import PolicyKind
-from sim.core.scheduler_config import SchedulerConfig
+from sim.config_schema import ExperimentFile, json_schema
 from sim.errors import ConfigError, Problem
 from sim.experiment import Experiment
 from sim.yaml_source import Document, read_yaml
@@ -74,12 +69,13 @@ def _place(problem: Problem) -> tuple[object, ...]:
 
 
 def _compose(file: ExperimentFile, document: Document, path: Path) -> Experiment:
-    fit = Fit(file, load_model(file.model, path.parent), load_gpu(file.hardware, path.parent))
+    model, gpu = load_model(file.model, path.parent), load_gpu(file.hardware, path.parent)
+    fit = Fit.of(file, model, gpu)
     faults = [problem_at(document.value_mark(key), key, message) for key, message in fit.faults()]
     if faults:
         raise ConfigError(in_file_order(faults))
-    settings = file.engine.with_release_rules().model_copy(update={"max_model_len": fit.max_model_len})
-    file = file.model_copy(update={"engine": settings})
+    settings = fit.engine.model_copy(update={"max_model_len": fit.max_model_len})
+    file = fit.file.model_copy(update={"engine": settings, "swap": fit.swap})
     return Experiment(
         name=str(file.name),
         seed=file.seed,
@@ -87,39 +83,16 @@ def _compose(file: ExperimentFile, document: Document, path: Path) -> Experiment
         gpu=fit.gpu,
         tensor_parallel_size=fit.tensor_parallel_size,
         cluster=file.cluster.value(),
-        engine=_engine_config(settings, fit),
+        engine=engine_config(fit),
         workload=file.workload.value(),
         slo=file.slo.value(),
         results_dir=Path(file.results.dir),
         settings=file.model_dump(mode="json", exclude_none=True),
         source=path,
         warnings=tuple(fit.warnings()),
+        traffic=host_traffic(fit),
+        beams=beam_law(file),
     )
-
-
-def _engine_config(section: EngineSection, fit: Fit) -> EngineConfig:
-    cache = CacheConfig(
-        num_blocks=fit.num_usable_blocks,
-        block_size=section.block_size,
-        enable_prefix_caching=section.enable_prefix_caching,
-        free_order=FreeOrder(section.free_order),
-    )
-    scheduler = SchedulerConfig(
-        max_model_len=fit.max_model_len,
-        max_num_seqs=section.max_num_seqs,
-        max_num_batched_tokens=section.max_num_batched_tokens,
-        max_num_scheduled_tokens=section.max_num_scheduled_tokens,
-        enable_chunked_prefill=section.enable_chunked_prefill,
-        long_prefill_token_threshold=section.long_prefill_token_threshold,
-        exempt_lone_prompt=bool(section.exempt_lone_prompt),
-        policy=PolicyKind(section.scheduling_policy),
-        watermark_fraction=section.watermark,
-        full_sequence_gate=bool(section.full_sequence_gate),
-        async_scheduling=section.async_scheduling,
-        batching=section.batching.value(),
-    )
-    limits: dict[str, Any] = {} if section.max_horizon is None else {"max_horizon": section.max_horizon}
-    return EngineConfig(cache, scheduler, **limits)
 
 
 def _name_from(path: Path) -> str:

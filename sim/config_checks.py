@@ -7,10 +7,19 @@ are printed and kept. Refuses to know where keys stand in a file.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
-from sim.config_schema import ContinuousSection, EngineSection, ExperimentFile
+from sim.config_kinds import kind_faults
+from sim.config_schema import (
+    KV_BYTES,
+    PAPER,
+    ContinuousSection,
+    EngineSection,
+    ExperimentFile,
+    SwapSection,
+)
+from sim.config_workload import ServeGenSection
 from sim.cost.hardware import Gpu
 from sim.cost.memory import GpuMemory, gpu_memory
 from sim.cost.model import ModelShape
@@ -18,15 +27,58 @@ from sim.yaml_source import KeyPath
 
 Fault = tuple[KeyPath, str]
 _GB = 1e9
+_GIB = 2**30
 
 
 @dataclass(frozen=True)
 class Fit:
-    """An experiment file beside the model and the GPU it names."""
+    """An experiment file, nothing in it left to a release, beside the model and the GPU it names."""
 
     file: ExperimentFile
     model: ModelShape
     gpu: Gpu
+
+    @classmethod
+    def of(cls, file: ExperimentFile, model: ModelShape, gpu: Gpu) -> Fit:
+        """With the defaults of the file's release, and the model's KV cache in the elements it asks for."""
+        engine = file.engine.with_release_rules(model.max_position_embeddings)
+        model = replace(model, kv_bytes_per_value=KV_BYTES[engine.kv_cache_dtype])
+        return cls(file.model_copy(update={"engine": engine}), model, gpu)
+
+    @property
+    def is_paper(self) -> bool:
+        """Whether the scheduler is the PagedAttention paper's."""
+        return self.engine.scheduler == PAPER
+
+    @property
+    def is_contiguous(self) -> bool:
+        """Whether memory is reserved in stretches instead of paged."""
+        return self.engine.kv_allocation != "paged"
+
+    @property
+    def has_null_block(self) -> bool:
+        """Whether one block is never handed out."""
+        return not (self.is_paper or self.is_contiguous)
+
+    @property
+    def swap(self) -> SwapSection | None:
+        """Host memory for swapped sequences, where the scheduler knows it."""
+        return self.file.swap or SwapSection() if self.is_paper else None
+
+    @property
+    def num_host_blocks(self) -> int:
+        """Blocks of the host pool."""
+        swap = self.swap
+        if swap is None:
+            return 0
+        block_bytes = self.memory.kv_bytes_per_token * self.engine.block_size
+        return swap.num_blocks or int(swap.space / block_bytes)
+
+    @property
+    def max_num_batched_tokens(self) -> int:
+        """Most tokens of a step."""
+        assert self.engine.max_num_batched_tokens is not None, "the release has set it"
+        return self.engine.max_num_batched_tokens
 
     @property
     def engine(self) -> EngineSection:
@@ -64,8 +116,15 @@ class Fit:
 
     @property
     def num_usable_blocks(self) -> int:
-        """KV blocks that can be handed out: one, the null block, never is."""
-        return (self.engine.num_gpu_blocks_override or self.num_blocks_that_fit) - 1
+        """KV blocks that can be handed out: under V1 one, the null block, never is."""
+        return (self.engine.num_gpu_blocks_override or self.num_blocks_that_fit) - self.has_null_block
+
+    @property
+    def num_slots(self) -> int:
+        """Token slots of contiguous memory."""
+        if self.engine.num_gpu_blocks_override is not None:
+            return self.engine.num_gpu_blocks_override * self.engine.block_size
+        return self.memory.num_kv_blocks(1)
 
     @property
     def num_needed_blocks(self) -> int:
@@ -76,11 +135,14 @@ class Fit:
 
     def faults(self) -> Iterator[Fault]:
         """Everything that cannot be run."""
+        yield from kind_faults(self.file)
         yield from self._split_faults()
         if self.engine.num_gpu_blocks_override is None and self.num_usable_blocks < 1:
             yield ("model",), self._does_not_fit()
         else:
-            yield from self._pool_faults()
+            yield from self._contiguous_faults() if self.is_contiguous else self._pool_faults()
+        if self.is_paper:
+            yield from self._paper_faults()
         yield from self._batch_faults()
         yield from self._budget_faults()
 
@@ -127,6 +189,45 @@ class Fit:
             )
             yield ("engine", "max_model_len"), message
 
+    def _contiguous_faults(self) -> Iterator[Fault]:
+        largest = 1 << (self.num_slots.bit_length() - 1)
+        if self.max_model_len > largest:
+            message = (
+                f"a reservation of {self.max_model_len:,} slots does not fit the largest chunk, {largest:,} "
+                f"of {self.num_slots:,}: set engine.max_model_len to at most {largest}"
+            )
+            yield ("engine", "max_model_len"), message
+
+    def _paper_faults(self) -> Iterator[Fault]:
+        engine, needed = self.engine, self.num_needed_blocks
+        if engine.preemption_mode != "recompute" and self.num_host_blocks < needed:
+            key = "space" if self.swap is None or self.swap.num_blocks is None else "num_blocks"
+            need_bytes = needed * self.memory.kv_bytes_per_token * engine.block_size
+            message = (
+                f"{self.num_host_blocks:,} host blocks hold less than one sequence of {self.max_model_len:,} "
+                f"tokens, {needed:,} blocks or {need_bytes / _GIB:.2f} GiB for each GPU: give it more, or "
+                "set engine.preemption_mode to recompute"
+            )
+            yield ("swap", key), message
+        if self.max_num_batched_tokens < self.max_model_len:
+            message = (
+                f"{self.max_num_batched_tokens} is below max_model_len ({self.max_model_len}): a victim is "
+                "recomputed as one prompt, which must fit a step"
+            )
+            yield ("engine", "max_num_batched_tokens"), message
+        yield from self._width_faults()
+
+    def _width_faults(self) -> Iterator[Fault]:
+        workload = self.file.workload
+        if isinstance(workload, ServeGenSection):
+            return
+        width, key = workload.num_samples, "num_samples"
+        if workload.beam_width is not None:
+            width, key = workload.beam_width, "beam_width"
+        if width > self.engine.max_num_seqs:
+            message = f"{width} sequences never run together: max_num_seqs is {self.engine.max_num_seqs}"
+            yield ("workload", key), message
+
     def _batch_faults(self) -> Iterator[Fault]:
         engine = self.engine
         batching = engine.batching
@@ -135,19 +236,19 @@ class Fit:
                 ("engine", "batching", "max_batch_size"),
                 f"a batch of {batching.max_batch_size} never fills: max_num_seqs is {engine.max_num_seqs}",
             )
-        if engine.max_num_batched_tokens < engine.max_num_seqs:
-            message = f"{engine.max_num_batched_tokens} is below max_num_seqs ({engine.max_num_seqs})"
+        if self.max_num_batched_tokens < engine.max_num_seqs:
+            message = f"{self.max_num_batched_tokens} is below max_num_seqs ({engine.max_num_seqs})"
             yield ("engine", "max_num_batched_tokens"), f"{message}: each computes a token a step"
 
     def _budget_faults(self) -> Iterator[Fault]:
         engine = self.engine
-        budget = engine.max_num_scheduled_tokens or engine.max_num_batched_tokens
-        if budget > engine.max_num_batched_tokens:
+        budget = engine.max_num_scheduled_tokens or self.max_num_batched_tokens
+        if budget > self.max_num_batched_tokens:
             yield (
                 ("engine", "max_num_scheduled_tokens"),
-                f"{budget} is above max_num_batched_tokens ({engine.max_num_batched_tokens})",
+                f"{budget} is above max_num_batched_tokens ({self.max_num_batched_tokens})",
             )
-        if not engine.enable_chunked_prefill and budget < self.max_model_len:
+        if not (self.is_paper or engine.enable_chunked_prefill) and budget < self.max_model_len:
             message = (
                 f"without it a prompt must fit one step, but a step takes {budget} tokens and max_model_len "
                 f"is {self.max_model_len}: raise max_num_batched_tokens or lower max_model_len"

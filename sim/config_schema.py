@@ -14,22 +14,36 @@ from pydantic import AfterValidator, Field, ValidationInfo
 from sim.cluster import ClusterConfig
 from sim.config_catalog import is_path, load_gpu, load_model
 from sim.config_paths import expand_path, folder_of
-from sim.config_types import WHOLE, Count, CountOrZero, Duration, Pause, Section, Share
+from sim.config_types import WHOLE, Count, CountOrZero, Duration, Memory, Pause, Section, Share
 from sim.config_workload import WorkloadSection
 from sim.core.policy import Batching, Continuous, Dynamic, Static
 from sim.metrics import Slo
 from sim.router import RouterKind
 
-Release = Literal["vllm-0.32", "vllm-0.16", "vllm-0.10"]
+PAPER = "vllm-v0"
+"""The scheduler of the PagedAttention paper (vLLM 0.2.7)."""
+Release = Literal["vllm-0.32", "vllm-0.16", "vllm-0.10", "vllm-v0"]
+Allocation = Literal["paged", "max", "pow2", "oracle"]
+KvElement = Literal["auto", "fp16", "bf16", "fp8", "int8"]
+KV_BYTES: dict[str, int] = {"auto": 2, "fp16": 2, "bf16": 2, "fp8": 1, "int8": 1}
+"""Of one element of the KV cache; `auto` is the model's own 16 bits."""
 
-_NEW_RULES = {"full_sequence_gate": True, "exempt_lone_prompt": True, "free_order": "unhashed_first"}
-_OLD_RULES = {"full_sequence_gate": False, "exempt_lone_prompt": False, "free_order": "tail"}
+_V1 = {"enable_chunked_prefill": True, "watermark": 0.0, "max_num_batched_tokens": 8192}
 RELEASE_RULES: dict[str, dict[str, Any]] = {
-    "vllm-0.32": _NEW_RULES,
-    "vllm-0.16": _OLD_RULES,
-    "vllm-0.10": _OLD_RULES,
+    "vllm-0.32": _V1
+    | {"full_sequence_gate": True, "exempt_lone_prompt": True, "free_order": "unhashed_first"},
+    "vllm-0.16": _V1 | {"full_sequence_gate": False, "exempt_lone_prompt": False, "free_order": "tail"},
+    "vllm-0.10": _V1 | {"full_sequence_gate": False, "exempt_lone_prompt": False, "free_order": "tail"},
+    PAPER: {
+        "enable_chunked_prefill": False,
+        "watermark": 0.01,
+        "max_paddings": 256,
+        "preemption_mode": "by_width",
+    },
 }
 """What the engine's settings are by default, where releases differ."""
+_LEAST_PROMPT_STEP_TOKENS = 2560
+"""Of vLLM 0.2.7: `max_num_batched_tokens` is this, or the longest sequence if that is more."""
 
 
 class ContinuousSection(Section):
@@ -73,10 +87,18 @@ class EngineSection(Section):
 
     scheduler: Release = Field(
         default="vllm-0.32",
-        description="Release whose rules apply: sets full_sequence_gate, exempt_lone_prompt and free_order "
-        "unless they are given.",
+        description="Release whose rules apply; sets what is not given where releases differ. vllm-v0 is the "
+        "PagedAttention paper's: groups, copy-on-write, beam search and swap.",
     )
     block_size: Count = Field(default=16, description="Tokens in a KV block.")
+    kv_allocation: Allocation = Field(
+        default="paged",
+        description="Blocks on demand; or, as before paging, one contiguous stretch for each sequence: max "
+        "(the longest), pow2 (the output rounded up to a power of two) or oracle (just what it will need).",
+    )
+    kv_cache_dtype: KvElement = Field(
+        default="auto", description="Element type of the KV cache; auto: 16 bits, as the weights."
+    )
     gpu_memory_utilization: Share = Field(
         default=0.9, description="Part of GPU memory the engine may use (0 to 1)."
     )
@@ -86,7 +108,10 @@ class EngineSection(Section):
         "never handed out, so 27001 gives 27000 usable ones.",
     )
     max_num_seqs: Count = Field(default=256, description="Most running sequences.")
-    max_num_batched_tokens: Count = Field(default=8192, description="Most tokens computed in a step.")
+    max_num_batched_tokens: Count | None = Field(
+        default=None,
+        description="Most tokens computed in a step; left out: 8192 (vllm-v0: max_model_len, at least 2560).",
+    )
     max_num_scheduled_tokens: Count | None = Field(
         default=None, description="Most tokens scheduled in a step; left out: max_num_batched_tokens."
     )
@@ -94,16 +119,31 @@ class EngineSection(Section):
         default=None,
         description="Longest sequence in tokens, prompt and output together; left out: the model's own.",
     )
-    enable_prefix_caching: bool = Field(default=True, description="Reuse KV blocks of equal content.")
-    enable_chunked_prefill: bool = Field(default=True, description="Compute long prompts in parts.")
+    enable_prefix_caching: bool | None = Field(
+        default=None,
+        description="Reuse KV blocks of equal content; left out: yes, where memory is paged (not vllm-v0).",
+    )
+    enable_chunked_prefill: bool | None = Field(
+        default=None, description="Compute long prompts in parts; left out: yes (vllm-v0 never does)."
+    )
     long_prefill_token_threshold: CountOrZero = Field(
         default=0, description="Most tokens one sequence gets in a step; 0: no limit."
     )
     scheduling_policy: Literal["fcfs", "priority"] = Field(
         default="fcfs", description="Waiting order: first come first served, or by priority."
     )
-    watermark: Annotated[float, Field(ge=0, lt=1)] = Field(
-        default=0.0, description="Part of the KV blocks that an admission leaves free while others run."
+    watermark: Annotated[float, Field(ge=0, lt=1)] | None = Field(
+        default=None,
+        description="Part of the KV blocks that an admission leaves free while others run; left out: 0 "
+        "(vllm-v0: 0.01, always).",
+    )
+    preemption_mode: Literal["by_width", "recompute", "swap", "auto"] | None = Field(
+        default=None,
+        description="vllm-v0: what a victim loses. by_width: groups of several sequences are swapped, others "
+        "recomputed; auto: whichever is cheaper by the cost model.",
+    )
+    max_paddings: CountOrZero | None = Field(
+        default=None, description="vllm-v0: most tokens of a prompt step that may be padding (256)."
     )
     full_sequence_gate: bool | None = Field(
         default=None, description="Let a request in only if all it has so far would fit (not up to 0.16)."
@@ -125,10 +165,33 @@ class EngineSection(Section):
         description="Most equal steps simulated at once; 1 simulates each by itself, with the same result.",
     )
 
-    def with_release_rules(self) -> EngineSection:
-        """The same with nothing left to the release."""
-        rules = RELEASE_RULES[self.scheduler]
+    def with_release_rules(self, model_max_len: int) -> EngineSection:
+        """The same with nothing left to the release but `max_model_len`.
+
+        Args:
+            model_max_len: The longest sequence of the model, for where none is given.
+        """
+        rules = dict(RELEASE_RULES[self.scheduler])
+        is_paper = self.scheduler == PAPER
+        rules["enable_prefix_caching"] = not is_paper and self.kv_allocation == "paged"
+        if is_paper:
+            longest = self.max_model_len or model_max_len
+            rules["max_num_batched_tokens"] = max(longest, _LEAST_PROMPT_STEP_TOKENS)
         return self.model_copy(update={name: rules[name] for name in rules if getattr(self, name) is None})
+
+
+class SwapSection(Section):
+    """Host memory for preempted sequences, and how blocks get there (vllm-v0)."""
+
+    space: Memory = Field(default=4 * 2**30, description="Host memory for each GPU, such as 4 GiB.")
+    num_blocks: Count | None = Field(default=None, description="Host blocks, instead of what space allows.")
+    overlap: bool = Field(
+        default=False, description="Let a step compute while its blocks are moved, instead of after."
+    )
+    layout: Literal["per_layer", "whole"] = Field(
+        default="per_layer",
+        description="Whether a block is 2 x layers small copies, as in the paper, or one piece.",
+    )
 
 
 class ParallelismSection(Section):
@@ -211,6 +274,7 @@ class ExperimentFile(Section):
     parallelism: ParallelismSection = Field(default=ParallelismSection(), description="GPUs of a replica.")
     cluster: ClusterSection = Field(default=ClusterSection(), description="Replicas and router.")
     engine: EngineSection = Field(default=EngineSection(), description="Settings of each replica's engine.")
+    swap: SwapSection | None = Field(default=None, description="Host memory of vllm-v0.")
     workload: WorkloadSection = Field(description="The requests.")
     slo: SloSection = Field(default=SloSection(), description="Latency goals.")
     results: ResultsSection = Field(default=ResultsSection(), description="Where results go.")

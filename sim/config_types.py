@@ -35,6 +35,10 @@ def _read_rate(value: object) -> float:
     return float(parse_quantity(value, Dimension.RATE))
 
 
+def _read_memory(value: object) -> int:
+    return int(parse_quantity(value, Dimension.MEMORY))
+
+
 def _write(dimension: Dimension) -> PlainSerializer:
     def write(value: float) -> str:
         return format_quantity(value, dimension)
@@ -53,6 +57,9 @@ Pause = Annotated[int, BeforeValidator(_read_pause), _write(Dimension.TIME), _sc
 """A duration, or none."""
 Rate = Annotated[float, BeforeValidator(_read_rate), _write(Dimension.RATE), _schema(Dimension.RATE)]
 """More than 0; a second inside."""
+
+Memory = Annotated[int, BeforeValidator(_read_memory), _write(Dimension.MEMORY), _schema(Dimension.MEMORY)]
+"""More than none; bytes inside."""
 
 WHOLE = BeforeValidator(_whole)
 """Goes after the bounds, which editors would not be told of otherwise."""

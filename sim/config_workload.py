@@ -43,6 +43,12 @@ class SyntheticSection(Section):
     prompt_tokens: LengthsSection = Field(description="Prompt lengths.")
     output_tokens: LengthsSection = Field(description="Output lengths, per sample.")
     num_samples: Count = Field(default=1, description="Outputs per request (n).")
+    beam_width: Count | None = Field(
+        default=None, description="Beams of each request, which searches instead of sampling (vllm-v0)."
+    )
+    beam_change_probability: Annotated[float, Field(ge=0, le=1)] = Field(
+        default=0.2, description="How probable it is that a request's beams change parents in a step."
+    )
     max_total_tokens: Count | None = Field(
         default=None, description="Outputs are cut so that prompt and output together are this long at most."
     )
@@ -65,6 +71,7 @@ class SyntheticSection(Section):
             prompt_tokens=self.prompt_tokens.value(),
             output_tokens=self.output_tokens.value(),
             num_samples=self.num_samples,
+            beam_width=self.beam_width or 0,
             max_total_tokens=self.max_total_tokens,
             shared_prefix=SharedPrefix(prefix.groups, prefix.tokens) if prefix else None,
             priorities=tuple(self.priorities),
@@ -99,6 +106,12 @@ class TraceSection(Section):
         default=None, description="Replaces the stamps; needed for traces that have none."
     )
     num_samples: Count = Field(default=1, description="Outputs per request (n).")
+    beam_width: Count | None = Field(
+        default=None, description="Beams of each request, which searches instead of sampling (vllm-v0)."
+    )
+    beam_change_probability: Annotated[float, Field(ge=0, le=1)] = Field(
+        default=0.2, description="How probable it is that a request's beams change parents in a step."
+    )
     cancel_after: Duration | None = Field(
         default=None, description="How long after its arrival a client gives up, such as 30 s."
     )
@@ -118,6 +131,7 @@ class TraceSection(Section):
             turns=TurnRule(self.turns),
             arrivals=self.arrivals.value() if self.arrivals else None,
             num_samples=self.num_samples,
+            beam_width=self.beam_width or 0,
             cancel_after_ns=self.cancel_after,
         )
 

@@ -38,6 +38,7 @@ class SyntheticWorkload:
 
     Attributes:
         num_samples: Outputs per request (n).
+        beam_width: Beams of each request, which searches; 0: it samples.
         max_total_tokens: Outputs are cut so that prompt and output together are at most this long.
         priorities: Each request gets one of these, evenly at random; lower is more urgent.
         cancel_after_ns: How long after its arrival a client gives up.
@@ -48,6 +49,7 @@ class SyntheticWorkload:
     prompt_tokens: Lengths
     output_tokens: Lengths
     num_samples: int = 1
+    beam_width: int = 0
     max_total_tokens: int | None = None
     shared_prefix: SharedPrefix | None = None
     priorities: tuple[int, ...] = ()
@@ -58,6 +60,11 @@ class SyntheticWorkload:
             raise WorkloadError(f"num_requests must be from 1 to {MAX_REQUESTS:,}, not {self.num_requests}")
         if self.num_samples < 1:
             raise WorkloadError(f"num_samples must be at least 1, not {self.num_samples}")
+        if self.beam_width < 0 or (self.beam_width and self.num_samples > 1):
+            raise WorkloadError(
+                f"beam_width ({self.beam_width}) must not be negative, and with it num_samples "
+                f"({self.num_samples}) must be 1: the beams are the outputs"
+            )
         if self.max_total_tokens is not None and self.max_total_tokens < 2:
             raise WorkloadError(f"max_total_tokens must be at least 2, not {self.max_total_tokens}")
         if self.cancel_after_ns is not None and self.cancel_after_ns < 0:
@@ -80,6 +87,7 @@ def make_synthetic(config: SyntheticWorkload, seed: int) -> Workload:
         prompt_tokens=prompt,
         output_tokens=output,
         num_samples=config.num_samples,
+        beam_width=config.beam_width,
         priority=_draw_priorities(config, seed),
         hash_ids=_draw_groups(prefix, prompt, seed) if prefix is not None else None,
         hash_block_tokens=prefix.tokens if prefix is not None else 0,

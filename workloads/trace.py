@@ -70,6 +70,7 @@ class TraceWorkload:
         turns: What starts a session's next turn.
         arrivals: Replaces the stamps; must be given for traces that have none.
         num_samples: Outputs per request (n).
+        beam_width: Beams of each request, which searches; 0: it samples.
         cancel_after_ns: How long after its arrival a client gives up.
     """
 
@@ -85,6 +86,7 @@ class TraceWorkload:
     turns: TurnRule = TurnRule.AS_FORMAT
     arrivals: Arrivals | None = None
     num_samples: int = 1
+    beam_width: int = 0
     cancel_after_ns: int | None = None
 
     def __post_init__(self) -> None:
@@ -98,6 +100,11 @@ class TraceWorkload:
             raise WorkloadError(f"hash_block_tokens must be at least 1, not {self.hash_block_tokens}")
         if self.num_samples < 1:
             raise WorkloadError(f"num_samples must be at least 1, not {self.num_samples}")
+        if self.beam_width < 0 or (self.beam_width and self.num_samples > 1):
+            raise WorkloadError(
+                f"beam_width ({self.beam_width}) must not be negative, and with it num_samples "
+                f"({self.num_samples}) must be 1: the beams are the outputs"
+            )
 
 
 def make_from_trace(config: TraceWorkload, seed: int) -> Workload:
@@ -169,6 +176,7 @@ class _Selection:
             prompt_tokens=np.array([rows.prompt_tokens[row] for row in picked], dtype=np.int64),
             output_tokens=np.maximum(output, 1),
             num_samples=config.num_samples,
+            beam_width=config.beam_width,
             priority=self._priority(picked),
             hash_ids=tuple(rows.hash_ids[row] for row in picked) if any(rows.hash_ids) else None,
             hash_block_tokens=rows.hash_block_tokens,

@@ -25,6 +25,8 @@ class ModelShape:
         qkv_bias: Whether query, key and value projections have biases (Qwen2).
         qk_norm: Whether queries and keys are normalised (Qwen3).
         learned_positions: Whether positions are a table (OPT) instead of a rotation.
+        kv_bytes_per_value: Size of one element of the KV cache: 2 in 16 bits, 1 in fp8 or int8 (whose scales,
+            one for each tensor, are left out).
     """
 
     name: str
@@ -41,6 +43,7 @@ class ModelShape:
     qkv_bias: bool = False
     qk_norm: bool = False
     learned_positions: bool = False
+    kv_bytes_per_value: int = BYTES_PER_KV_VALUE
 
     @property
     def attention_size(self) -> int:
@@ -82,7 +85,7 @@ class ModelShape:
     @property
     def kv_bytes_per_token(self) -> int:
         """KV cache of one token over all layers: keys and values."""
-        return 2 * self.num_hidden_layers * self.kv_size * BYTES_PER_KV_VALUE
+        return 2 * self.num_hidden_layers * self.kv_size * self.kv_bytes_per_value
 
     @property
     def attention_flops_per_token_pair(self) -> int:
