@@ -14,7 +14,9 @@ from sim.cluster import ClusterConfig
 from sim.core.block_pool import FreeOrder
 from sim.core.engine import EngineConfig
 from sim.core.kv_cache import CacheConfig
+from sim.core.kv_memory import MemoryConfig
 from sim.core.policy import Batching, Continuous, Dynamic, PolicyKind, Static
+from sim.core.reservation import ContiguousConfig, Reservation
 from sim.core.scheduler_config import SchedulerConfig
 from sim.core.step import StepPlan
 from sim.router import RouterKind
@@ -76,12 +78,14 @@ def engines(draw: DrawFn) -> EngineConfig:
     most_blocks = -(-(MAX_PROMPT_TOKENS + MAX_OUTPUT_TOKENS) // block_size)
     # From pools that cannot hold the longest request to ones that hold a few.
     num_blocks = draw(st.integers(max(most_blocks * 2 // 3, 1), most_blocks * 3 // 2))
-    cache = CacheConfig(
+    cache: MemoryConfig = CacheConfig(
         num_blocks,
         block_size,
         enable_prefix_caching=draw(st.booleans()),
         free_order=draw(st.sampled_from(FreeOrder)),
     )
+    if draw(st.integers(0, 7)) == 7:
+        cache = ContiguousConfig(draw(st.integers(30, 160)), draw(st.sampled_from(Reservation)))
     enable_chunked_prefill = draw(st.integers(0, 3)) > 0
     least_tokens = 1 if enable_chunked_prefill else MAX_MODEL_LEN
     scheduler = SchedulerConfig(
