@@ -1,4 +1,4 @@
-"""The command line: `pagecast simulate`, `check`, `schema`, `conform`, `compare`.
+"""The command line: `pagecast simulate`, `check`, `schema`, `conform`, `compare`, `explain-waste`.
 
 Each command is a thin wrapper over a Python function, imported when it is called, so that `--help` is quick.
 Results go to standard output, everything else to standard error. Exit codes: 0 fine, 1 the answer is no,
@@ -149,6 +149,27 @@ def conform(
         raise typer.Exit(THE_ANSWER_IS_NO)
     compared = ", ".join(f"{count} {name}" for name, count in outcome.num_compared.items() if count)
     typer.echo(f"{outcome.name}: {outcome.num_steps} steps agree at level {outcome.level}: {compared}")
+
+
+@app.command("explain-waste")
+def explain_waste(
+    config: Annotated[Path, typer.Argument(metavar="CONFIG", help="The experiment's YAML file.")],
+    set_: Overrides = None,
+    at: Annotated[
+        str | None,
+        typer.Option(metavar="TIME", help="Instant to look at, such as 30 s. Default: half the arrivals."),
+    ] = None,
+    reservation: Annotated[
+        str, typer.Option(metavar="RULE", help="Drawn beside paging: max, pow2 or oracle.")
+    ] = "max",
+    out: Annotated[
+        Path, typer.Option(metavar="FILE", help="Picture to make; .svg and .png are written.")
+    ] = Path("results/waste"),
+) -> None:
+    """Draw what each slot of KV memory holds, reserved contiguously and paged, and print the four shares."""
+    from sim.cli_waste import explain
+
+    explain(config, tuple(set_ or ()), at, reservation, out)
 
 
 @app.command()

@@ -73,6 +73,9 @@ class Physics:
         return SimExecutor(self.cost, moves, BeamChanges(self.beams) if self.beams is not None else None)
 
 
+ONE_REPLICA = ClusterConfig()
+
+
 class Cluster:
     """One simulated fleet, serving one workload once."""
 
@@ -81,7 +84,7 @@ class Cluster:
         workload: Workload,
         engine: EngineConfig,
         physics: Physics,
-        config: ClusterConfig,
+        config: ClusterConfig = ONE_REPLICA,
         on_progress: Progress | None = None,
     ) -> None:
         self.recorder = Recorder(config.num_replicas)
@@ -110,10 +113,10 @@ class Cluster:
         self._num_requests = len(workload)
         self._progress = _Throttled(on_progress) if on_progress is not None else None
 
-    def run(self) -> None:
-        """Simulate until nothing is left to happen."""
+    def run(self, until_ns: int | None = None) -> None:
+        """Simulate until nothing is left to happen, or until an instant."""
         self._timeline.env.process(self._clients.arrivals())
-        self._timeline.env.run()
+        self._timeline.env.run(until_ns)
 
     def check_ended(self) -> None:
         """Verify that every request has ended and gave back what it held.

@@ -234,6 +234,7 @@ def _memory_and_scheduling(record: RunRecord) -> dict[str, Number]:
         "sim_reserved_slot_fraction": shares.reserved if shares else None,
         "sim_internal_slot_fraction": shares.internal if shares else None,
         "sim_external_slot_fraction": shares.external if shares else None,
+        "sim_sharing_saved_fraction": state.shared_fraction,
         "sim_num_blocks": record.num_blocks,
         "sim_block_size": record.block_size,
         "sim_blocks_allocated": counters["blocks_allocated"],

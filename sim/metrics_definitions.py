@@ -176,6 +176,14 @@ SCALARS: tuple[Metric, ...] = (
         "slots that nobody holds, external waste among them / all slots",
         "the PagedAttention paper, Fig. 2",
     ),
+    Metric(
+        "sim_sharing_saved_fraction",
+        Group.MEMORY,
+        "saved by sharing",
+        "fraction",
+        "blocks that sharing saves / blocks held without it, both summed over time",
+        "the PagedAttention paper, Fig. 15",
+    ),
     Metric("sim_num_blocks", Group.MEMORY, "blocks per replica", "blocks", "KV blocks requests can hold"),
     Metric("sim_block_size", Group.MEMORY, "block size", "tokens", "slots in a block"),
     Metric(

@@ -27,6 +27,8 @@ class Occupancy:
     peak_kv_usage_fraction: float
     filled_slot_fraction: float | None
     """Of the slots in held blocks; None if no block was ever held."""
+    shared_fraction: float | None
+    """Blocks saved by sharing, of those that would be held without; None if no block was ever held."""
     busy_fraction: float
     mean_batch_size: float | None
     """Sequences computed per step, each step counting once."""
@@ -53,14 +55,16 @@ def measure_occupancy(record: RunRecord) -> Occupancy:
     """The time-weighted state over the whole run."""
     steps = record.steps
     if record.num_steps == 0:
-        return Occupancy(0.0, 0.0, 0, 0.0, 0.0, None, 0.0, None, None)
+        return Occupancy(0.0, 0.0, 0, 0.0, 0.0, None, None, 0.0, None, None)
     lasted_ns = (steps["end"] - steps["start"]).astype(np.int64)  # [num_steps]
     span_ns = run_span_ns(record)
 
     def integral(column: str) -> float:
         return float((steps[column].astype(np.float64) * lasted_ns).sum())
 
-    held_slot_ns = integral("used_blocks") * record.block_size
+    held_block_ns, saved_block_ns = integral("used_blocks"), integral("saved_blocks")
+    held_slot_ns = held_block_ns * record.block_size
+    unshared_block_ns = held_block_ns + saved_block_ns
     sequences = steps["num_decode_seqs"].astype(np.int64) + steps["num_prefill_seqs"]
     tokens = steps["num_decode_seqs"].astype(np.int64) + steps["num_prefill_tokens"]
     return Occupancy(
@@ -70,6 +74,7 @@ def measure_occupancy(record: RunRecord) -> Occupancy:
         mean_kv_usage_fraction=integral("used_blocks") / (span_ns * record.num_blocks * record.num_replicas),
         peak_kv_usage_fraction=int(steps["used_blocks"].max()) / record.num_blocks,
         filled_slot_fraction=integral("filled_slots") / held_slot_ns if held_slot_ns else None,
+        shared_fraction=saved_block_ns / unshared_block_ns if unshared_block_ns else None,
         busy_fraction=int(lasted_ns.sum()) / (span_ns * record.num_replicas),
         mean_batch_size=float(sequences.mean()),
         mean_step_tokens=float(tokens.mean()),

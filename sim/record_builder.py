@@ -258,6 +258,7 @@ def _steps(replica: int, clock: _Clock, num_waiting: NDArray[np.int32]) -> dict[
         "num_running": clock.each_step("num_running").astype(np.int32),
         "num_waiting": num_waiting,
         "used_blocks": clock.used_blocks,
+        "saved_blocks": clock.each_step("saved_blocks").astype(np.int32),
         "filled_slots": filled,
         "reserved_slots": np.maximum(clock.each_step("promised_slots") - filled, 0),
         # Plans that preempt or move anything are for one step.

@@ -72,6 +72,7 @@ STEP_COLUMNS: Mapping[str, Column] = {
     "num_waiting": Column("int32", "", "sequences left in the waiting queue, preempted ones included"),
     "used_blocks": Column("int32", "blocks", "KV blocks held, a shared block counted once"),
     "filled_slots": Column("int64", "tokens", "token states stored in them, a shared block counted once"),
+    "saved_blocks": Column("int32", "blocks", "KV blocks that would be held besides if none were shared"),
     "reserved_slots": Column(
         "int64", "tokens", "slots kept for tokens to come of running sequences; 0 under paging"
     ),

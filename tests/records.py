@@ -57,7 +57,7 @@ def times_ns(values_ms: Sequence[float | None]) -> NDArray[np.timedelta64]:
     )
 
 
-MOVES = ("num_swapped_out_blocks", "num_swapped_in_blocks", "num_copied_blocks")
+NOTHING = ("saved_blocks", "num_swapped_out_blocks", "num_swapped_in_blocks", "num_copied_blocks")
 
 
 def make_record(
@@ -130,7 +130,7 @@ def _step_columns(steps: Sequence[StepRow]) -> dict[str, Any]:
         "filled_slots": [step.filled_slots for step in steps],
         "reserved_slots": [step.reserved_slots for step in steps],
         "num_preempted": [step.num_preempted for step in steps],
-        **{name: [0 for _ in steps] for name in MOVES},
+        **{name: [0 for _ in steps] for name in NOTHING},
     }
 
 

@@ -232,3 +232,36 @@ def test_the_version_is_the_installed_one() -> None:
     from importlib.metadata import version
 
     assert pagecast("--version").stdout == f"pagecast {version('pagecast')}\n"
+
+
+def test_explain_waste_prints_four_shares_and_draws_a_picture(tmp_path: Path) -> None:
+    out = tmp_path / "deep" / "waste"
+    printed = pagecast(
+        "explain-waste", str(REPO / "configs" / "quickstart.yaml"), "--at", "20 s", "--out", str(out)
+    )
+    for word in ("tokens", "reserved", "internal", "external", "max", "pow2", "oracle", "paged"):
+        assert word in printed.stdout
+    assert (tmp_path / "deep" / "waste.png").read_bytes().startswith(b"\x89PNG")
+    assert (tmp_path / "deep" / "waste.svg").is_file()
+
+
+@pytest.mark.parametrize(
+    ("option", "says"),
+    [
+        (("--at", "5"), "has no unit"),
+        (("--at", "99999 s"), "nothing runs"),
+        (("--reservation", "half"), "must be one of max, pow2, oracle"),
+        (
+            ("--set", "engine={max_model_len: 100000, num_gpu_blocks_override: 8100}"),
+            "does not fit the largest chunk",
+        ),
+    ],
+)
+def test_explain_waste_tells_what_is_wrong_and_draws_nothing(
+    tmp_path: Path, option: tuple[str, str], says: str
+) -> None:
+    told = refused(
+        "explain-waste", str(REPO / "configs" / "quickstart.yaml"), *option, "--out", str(tmp_path / "waste")
+    )
+    assert says in told
+    assert not list(tmp_path.iterdir())

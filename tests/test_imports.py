@@ -11,7 +11,7 @@ import pytest
 
 REPO = Path(__file__).resolve().parent.parent
 SIMPY_HOMES = {"sim/driver.py", "sim/links.py", "sim/cluster.py"}
-MATPLOTLIB_HOMES = {"sim/report/plots.py", "sim/report/canvas.py"}
+MATPLOTLIB_HOMES = {"sim/report/plots.py", "sim/report/canvas.py", "sim/report/memory_picture.py"}
 NEVER_IN_SIM = {"torch", "triton", "gpu_backend", "tests"}
 STANDARD = set(sys.stdlib_module_names)
 

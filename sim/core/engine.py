@@ -22,6 +22,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import Enum
 
+from sim.core.block_pool import BlockPool
+from sim.core.buddy import BuddyPool
 from sim.core.group import GroupSchedulerConfig, VictimCost
 from sim.core.group_scheduler import GroupScheduler
 from sim.core.kv_cache import KVCacheManager, PrefixCacheStats
@@ -147,6 +149,11 @@ class EngineCore:
     def num_waiting(self) -> int:
         """How many wait, preempted ones included."""
         return self._scheduler.num_waiting
+
+    @property
+    def pool(self) -> BlockPool | BuddyPool:
+        """The device's memory, for those who look on."""
+        return self._kv.pool
 
     @property
     def num_blocks(self) -> int:

@@ -325,7 +325,12 @@ class GroupScheduler:
 
     def settle(self, plan: StepPlan, result: StepResult, num_steps: int = 1) -> StepOutcome:
         """Commit one token for each scheduled sequence, fork what is to be forked, free what ended."""
-        used_blocks, filled_slots = self._kv.pool.num_used, self._num_filled_slots(plan)
+        pool = self._kv.pool
+        used_blocks, saved_blocks, filled_slots = (
+            pool.num_used,
+            pool.num_extra_holders,
+            self._num_filled_slots(plan),
+        )
         for row in plan.rows:
             seq = row.seq
             if not seq.is_finished:
@@ -344,7 +349,7 @@ class GroupScheduler:
             self._end(seq, FinishReason.REJECTED, plan.step)
         ended += self._hopeless
         self._hopeless = []
-        return StepOutcome(ended, [used_blocks], filled_slots, 0)
+        return StepOutcome(ended, [used_blocks], filled_slots, 0, saved_blocks=saved_blocks)
 
     @staticmethod
     def _end_reason(seq: Sequence, result: StepResult) -> FinishReason | None:

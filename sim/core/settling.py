@@ -33,7 +33,8 @@ class Settling:
         """Commit the first `num_steps` steps of a plan."""
         scheduler, pool = self._scheduler, self._kv.pool
         steady = scheduler.steady
-        filled_slots = steady.sum_known - pool.num_extra_holders * self._kv.block_size
+        saved_blocks = pool.num_extra_holders
+        filled_slots = steady.sum_known - saved_blocks * self._kv.block_size
         filled_slots += scheduler.num_single_tokens
         used_blocks = [pool.num_used]
         promised_slots = self._kv.num_promised_slots
@@ -49,7 +50,9 @@ class Settling:
                 finished.append(seq)
         if plan.rows:
             finished += [row.seq for row in plan.rows if self._settle(row, plan, result)]
-        return StepOutcome(finished, used_blocks, filled_slots, plan.num_steady_seqs, promised_slots)
+        return StepOutcome(
+            finished, used_blocks, filled_slots, plan.num_steady_seqs, promised_slots, saved_blocks
+        )
 
     def _settle(self, row: ScheduledSequence, plan: StepPlan, result: StepResult) -> bool:
         """Commit what one sequence got; True if it ended."""

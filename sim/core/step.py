@@ -132,6 +132,8 @@ class StepOutcome(NamedTuple):
     """How many more each further step stores."""
     promised_slots: int = 0
     """Slots that are reserved and hold a token, or will; 0 where nothing is reserved ahead."""
+    saved_blocks: int = 0
+    """Blocks that would be held besides if none were shared."""
 
 
 class Executor(Protocol):

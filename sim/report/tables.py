@@ -70,6 +70,7 @@ _ONLY_IF_ANY = (
     "sim_requests_preempted",
     "sim_recomputed_tokens",
     "sim_reserved_slot_fraction",
+    "sim_sharing_saved_fraction",
     "sim_blocks_copied",
     "sim_blocks_swapped_out",
     "sim_blocks_swapped_in",

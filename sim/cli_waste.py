@@ -1,0 +1,110 @@
+"""`pagecast explain-waste`: one instant of one workload, under contiguous reservation and under paging."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from sim.cluster import Physics
+from sim.config import load_experiment
+from sim.core.reservation import Reservation
+from sim.cost.roofline import RooflineCost
+from sim.errors import ConfigError, Problem
+from sim.experiment import Experiment
+from sim.memory_map import MemoryMap, contiguous, map_at, paged
+from sim.metrics import NS_PER_S
+from sim.report.canvas import save
+from sim.report.memory_picture import Panel, draw_memory
+from sim.units import UnitError, parse_duration_ns
+from workloads.generate import build
+from workloads.spec import Workload
+
+PAGED = "paged"
+_STATES = (
+    ("tokens", "hold the keys and values of a token"),
+    ("reserved", "kept for tokens that a running sequence will come to"),
+    ("internal", "held by a sequence, and no token will ever come"),
+    ("external", "held by nobody: free, or lost to the allocator's rounding"),
+)
+
+
+def explain(config: Path, overrides: Sequence[str], at: str | None, reservation: str, out: Path) -> None:
+    """Print the shares under every kind of memory, and draw one kind of reservation beside paging.
+
+    Raises:
+        ConfigError: The experiment cannot be read, or cannot be run under contiguous reservation.
+    """
+    drawn = _reservation(reservation)
+    experiment = load_experiment(config, overrides)
+    workload = build(experiment.workload, seed=experiment.seed)
+    instant_ns = _instant_ns(at, workload)
+    maps = _maps(experiment, workload, instant_ns)
+    if not maps[PAGED].num_running:
+        raise _problem("--at", f"nothing runs at {_time(instant_ns)}: look at another instant")
+    Console().print(_table(maps, instant_ns))
+    panels = [Panel(_title(name, maps[name]), maps[name]) for name in (drawn.value, PAGED)]
+    heading = f"{experiment.name}: the same requests in the same memory at {_time(instant_ns)}"
+    out.parent.mkdir(parents=True, exist_ok=True)
+    for file in save(lambda: draw_memory(panels, heading), out):
+        sys.stdout.write(f"Picture     {file}\n")
+
+
+def _problem(key: str, message: str) -> ConfigError:
+    return ConfigError([Problem(key, "", message)])
+
+
+def _reservation(name: str) -> Reservation:
+    try:
+        return Reservation(name)
+    except ValueError as error:
+        known = ", ".join(rule.value for rule in Reservation)
+        raise _problem("--reservation", f"must be one of {known}, not {name!r}") from error
+
+
+def _instant_ns(at: str | None, workload: Workload) -> int:
+    if at is None:
+        return max(int(workload.arrival_ns[-1]) // 2, 1)
+    try:
+        return parse_duration_ns(at)
+    except UnitError as error:
+        raise _problem("--at", str(error)) from error
+
+
+def _maps(experiment: Experiment, workload: Workload, instant_ns: int) -> dict[str, MemoryMap]:
+    cost = RooflineCost(
+        experiment.model, experiment.gpu, tensor_parallel_size=experiment.tensor_parallel_size
+    )
+    physics = Physics(cost, experiment.traffic, experiment.beams)
+    try:
+        engines = {rule.value: contiguous(experiment.engine, rule) for rule in Reservation}
+    except ValueError as error:
+        raise _problem("engine.max_model_len", str(error)) from error
+    engines[PAGED] = paged(experiment.engine)
+    return {name: map_at(workload, engine, physics, instant_ns) for name, engine in engines.items()}
+
+
+def _title(name: str, found: MemoryMap) -> str:
+    kind = "Paged: blocks on demand" if name == PAGED else f"Contiguous: reserve {name}"
+    return f"{kind}   |   {found.num_running:,} sequences run, {found.num_waiting:,} wait"
+
+
+def _table(maps: dict[str, MemoryMap], instant_ns: int) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold cyan", padding=(0, 2, 0, 0))
+    table.add_column(f"Slots at {_time(instant_ns)}", no_wrap=True)
+    for name in maps:
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("", style="dim")
+    for state, meaning in _STATES:
+        shares = [f"{getattr(found.shares, state):.1%}" for found in maps.values()]
+        table.add_row(state, *shares, meaning)
+    table.add_row("running", *(f"{found.num_running:,}" for found in maps.values()), "sequences")
+    table.add_row("waiting", *(f"{found.num_waiting:,}" for found in maps.values()), "sequences")
+    return table
+
+
+def _time(instant_ns: int) -> str:
+    return f"{instant_ns / NS_PER_S:,.4g} s"
