@@ -75,6 +75,15 @@ class Fit:
         return swap.num_blocks or int(swap.space / block_bytes)
 
     @property
+    def num_offload_blocks(self) -> int:
+        """Blocks of the prefix cache's host tier."""
+        offload = self.file.offload
+        if offload is None:
+            return 0
+        block_bytes = self.memory.kv_bytes_per_token * self.engine.block_size
+        return offload.num_blocks or int(offload.space / block_bytes)
+
+    @property
     def max_num_batched_tokens(self) -> int:
         """Most tokens of a step."""
         assert self.engine.max_num_batched_tokens is not None, "the release has set it"
@@ -143,6 +152,8 @@ class Fit:
             yield from self._contiguous_faults() if self.is_contiguous else self._pool_faults()
         if self.is_paper:
             yield from self._paper_faults()
+        if self.file.offload is not None and not self.num_offload_blocks:
+            yield ("offload", "space"), "less than one KV block: give it more, or leave offload out"
         yield from self._batch_faults()
         yield from self._budget_faults()
 

@@ -34,18 +34,18 @@ def engine_config(fit: Fit) -> EngineConfig:
 
 def host_traffic(fit: Fit) -> HostTraffic | None:
     """How blocks travel to the host and back; None where none ever does."""
-    swap = fit.swap
-    if swap is None:
+    host = fit.swap or fit.file.offload
+    if host is None:
         return None
     moves = BlockMoves.of(
         fit.model,
         fit.gpu,
         block_size=fit.engine.block_size,
         tensor_parallel_size=fit.tensor_parallel_size,
-        layout=BlockLayout(swap.layout),
+        layout=BlockLayout(host.layout),
     )
     replicas = max(1, fit.gpu.gpus_per_host_link // fit.tensor_parallel_size)
-    return HostTraffic(moves, overlaps=swap.overlap, replicas_per_link=replicas)
+    return HostTraffic(moves, overlaps=host.overlap, replicas_per_link=replicas)
 
 
 def beam_law(file: ExperimentFile) -> BeamLaw | None:
@@ -65,6 +65,7 @@ def _memory_config(section: EngineSection, fit: Fit) -> MemoryConfig:
         enable_prefix_caching=bool(section.enable_prefix_caching),
         free_order=FreeOrder(section.free_order) if section.free_order else FreeOrder.UNHASHED_FIRST,
         has_null_block=fit.has_null_block,
+        num_offload_blocks=fit.num_offload_blocks,
     )
 
 

@@ -34,6 +34,8 @@ def kind_faults(file: ExperimentFile) -> Iterator[Fault]:
         yield from _paper_faults(file)
     else:
         yield from _v1_faults(file)
+    if file.offload is not None and not file.engine.enable_prefix_caching:
+        yield ("offload",), "keeps what the prefix cache evicts, and enable_prefix_caching is false"
     if file.engine.kv_allocation != "paged" and file.engine.enable_prefix_caching:
         yield (
             ("engine", "enable_prefix_caching"),

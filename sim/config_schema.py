@@ -194,6 +194,19 @@ class SwapSection(Section):
     )
 
 
+class OffloadSection(Section):
+    """Host memory that keeps what the prefix cache evicts, and how blocks get there and back (V1)."""
+
+    space: Memory = Field(description="Host memory for each GPU, such as 64 GiB.")
+    num_blocks: Count | None = Field(default=None, description="Host blocks, instead of what space allows.")
+    overlap: bool = Field(
+        default=True, description="Let a step compute while its blocks are moved, instead of after."
+    )
+    layout: Literal["per_layer", "whole"] = Field(
+        default="whole", description="Whether a block is 2 x layers small copies or one piece."
+    )
+
+
 class ParallelismSection(Section):
     """How a replica is spread over GPUs."""
 
@@ -275,6 +288,9 @@ class ExperimentFile(Section):
     cluster: ClusterSection = Field(default=ClusterSection(), description="Replicas and router.")
     engine: EngineSection = Field(default=EngineSection(), description="Settings of each replica's engine.")
     swap: SwapSection | None = Field(default=None, description="Host memory of vllm-v0.")
+    offload: OffloadSection | None = Field(
+        default=None, description="A second tier of the prefix cache, in host memory."
+    )
     workload: WorkloadSection = Field(description="The requests.")
     slo: SloSection = Field(default=SloSection(), description="Latency goals.")
     results: ResultsSection = Field(default=ResultsSection(), description="Where results go.")

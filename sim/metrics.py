@@ -241,6 +241,7 @@ def _memory_and_scheduling(record: RunRecord) -> dict[str, Number]:
         "sim_blocks_copied": counters["blocks_copied"],
         "sim_blocks_swapped_out": counters["blocks_swapped_out"],
         "sim_blocks_swapped_in": counters["blocks_swapped_in"],
+        "sim_host_hit_tokens": counters["host_hits_tokens"],
         "sim_swap_fallbacks": counters["swap_fallbacks"],
         "sim_prefix_hit_rate": _ratio(counters["prefix_hits_tokens"], counters["prefix_queries_tokens"]),
         "sim_prefix_hit_tokens": counters["prefix_hits_tokens"],

@@ -201,7 +201,11 @@ SCALARS: tuple[Metric, ...] = (
         "shared blocks copied because one sequence wrote into them (copy-on-write)",
     ),
     Metric(
-        "sim_blocks_swapped_out", Group.MEMORY, "blocks swapped out", "blocks", "blocks moved to the host"
+        "sim_blocks_swapped_out",
+        Group.MEMORY,
+        "blocks swapped out",
+        "blocks",
+        "moved to the host: of preempted sequences, or evicted by the prefix cache",
     ),
     Metric(
         "sim_blocks_swapped_in",
@@ -209,6 +213,13 @@ SCALARS: tuple[Metric, ...] = (
         "blocks swapped in",
         "blocks",
         "blocks moved back from the host",
+    ),
+    Metric(
+        "sim_host_hit_tokens",
+        Group.MEMORY,
+        "hits in host memory",
+        "tokens",
+        "prefix hits that the host tier brought back, at any admission",
     ),
     Metric(
         "sim_swap_fallbacks",

@@ -286,6 +286,7 @@ def _counters(
         "prefix_hits_tokens": sum(core.prefix_stats.hits for core in cores),
         "preempted_prefix_queries_tokens": sum(core.prefix_stats.preempted_queries for core in cores),
         "preempted_prefix_hits_tokens": sum(core.prefix_stats.preempted_hits for core in cores),
+        "host_hits_tokens": sum(core.prefix_stats.host_hits for core in cores),
         "preemptions": sum(core.num_preemptions for core in cores),
         "recomputed_tokens": sum(core.num_recomputed_tokens for core in cores),
         "rejected": int((reasons == "rejected").sum()),

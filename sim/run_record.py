@@ -87,6 +87,7 @@ COUNTERS: Mapping[str, str] = {
     "prefix_hits_tokens": "of these, tokens found",
     "preempted_prefix_queries_tokens": "tokens looked up when preempted sequences were let in again",
     "preempted_prefix_hits_tokens": "of these, tokens found",
+    "host_hits_tokens": "tokens that the prefix cache's host tier brought back, at any admission",
     "preemptions": "sequences put back into the queue, each time counted",
     "recomputed_tokens": "tokens whose KV was stored once and had to be computed again after a preemption",
     "rejected": "requests that can never fit, refused at once",

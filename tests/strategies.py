@@ -78,11 +78,13 @@ def engines(draw: DrawFn) -> EngineConfig:
     most_blocks = -(-(MAX_PROMPT_TOKENS + MAX_OUTPUT_TOKENS) // block_size)
     # From pools that cannot hold the longest request to ones that hold a few.
     num_blocks = draw(st.integers(max(most_blocks * 2 // 3, 1), most_blocks * 3 // 2))
+    caches_prefixes = draw(st.booleans())
     cache: MemoryConfig = CacheConfig(
         num_blocks,
         block_size,
-        enable_prefix_caching=draw(st.booleans()),
+        enable_prefix_caching=caches_prefixes,
         free_order=draw(st.sampled_from(FreeOrder)),
+        num_offload_blocks=draw(st.sampled_from([0, 0, 3, 20])) if caches_prefixes else 0,
     )
     if draw(st.integers(0, 7)) == 7:
         cache = ContiguousConfig(draw(st.integers(30, 160)), draw(st.sampled_from(Reservation)))

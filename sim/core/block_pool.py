@@ -60,6 +60,11 @@ class BlockPool:
         return len(self._front) + len(self._back)
 
     @property
+    def num_contentless(self) -> int:
+        """Free blocks that were never used, or freed without findable content."""
+        return len(self._front)
+
+    @property
     def num_used(self) -> int:
         """Blocks somebody holds, shared ones counted once."""
         return self.num_blocks - len(self._front) - len(self._back)

@@ -14,15 +14,20 @@ budgets and time. A shortage is an answer (`AllocStatus`), never an exception.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Hashable, Iterable
 from dataclasses import dataclass
 from enum import Enum
 from typing import NamedTuple
 
 from sim.core.block_pool import BlockPool, FreeOrder, check_pool
+from sim.core.host_tier import HostTier
 from sim.core.prefix_cache import PrefixCache
 from sim.core.request import Sequence
 from sim.core.step import BlockCopy
+
+Moves = tuple[tuple[BlockCopy, ...], tuple[BlockCopy, ...]]
+"""Copies to the host, and from it."""
+NO_MOVES: Moves = ((), ())
 
 
 class AllocStatus(Enum):
@@ -51,8 +56,13 @@ class CacheConfig:
     enable_prefix_caching: bool = True
     free_order: FreeOrder = FreeOrder.UNHASHED_FIRST
     has_null_block: bool = True
+    num_offload_blocks: int = 0
 
     def __post_init__(self) -> None:
+        if self.num_offload_blocks < 0 or (self.num_offload_blocks and not self.enable_prefix_caching):
+            raise ValueError(
+                f"num_offload_blocks ({self.num_offload_blocks}) must be at least 0, and needs prefix caching"
+            )
         if self.num_blocks < 1 or self.block_size < 1:
             raise ValueError(
                 f"num_blocks ({self.num_blocks}) and block_size ({self.block_size}) must be at least 1"
@@ -69,6 +79,8 @@ class PrefixCacheStats:
 
     queries: int = 0
     hits: int = 0
+    host_hits: int = 0
+    """Tokens brought back from the host tier; part of the hits."""
     preempted_queries: int = 0
     preempted_hits: int = 0
 
@@ -82,6 +94,8 @@ class Admission(NamedTuple):
     """Free blocks that must be left over."""
     whole_sequence: bool = True
     """Whether the whole known sequence must fit, not only this step's part (nothing is reserved by this)."""
+    host_hit: tuple[Hashable, ...] = ()
+    """Contents of the blocks after the hit that the host tier brings back."""
 
 
 class KVCacheManager:
@@ -91,6 +105,7 @@ class KVCacheManager:
         "_cache",
         "_max_model_len",
         "_num_lookahead_slots",
+        "_tier",
         "_to_tail",
         "block_size",
         "caches_prefixes",
@@ -107,6 +122,7 @@ class KVCacheManager:
         self.stats = PrefixCacheStats()
         self.num_blocks_allocated = 0
         self._cache = PrefixCache() if config.enable_prefix_caching else None
+        self._tier = HostTier(config.num_offload_blocks) if config.num_offload_blocks else None
         self._max_model_len = max_model_len
         self._num_lookahead_slots = num_lookahead_slots
         self._to_tail = config.free_order is FreeOrder.TAIL
@@ -140,15 +156,31 @@ class KVCacheManager:
         most = (seq.num_known - 1) // self.block_size
         return self._cache.find(seq.request.content.keys(seq.sample, 0, most))
 
+    def find_host_hit(self, seq: Sequence, num_hit_blocks: int) -> tuple[Hashable, ...]:
+        """Contents of the blocks after the hit that the host tier has; the last token is never among them."""
+        if self._tier is None or seq.request.content is None:
+            return ()
+        most = (seq.num_known - 1) // self.block_size
+        return tuple(self._tier.find(seq.request.content.keys(seq.sample, num_hit_blocks, most)))
+
+    def take_moves(self) -> Moves:
+        """Copies to the host and back that the step being planned needs before it computes."""
+        return self._tier.take_moves() if self._tier is not None else NO_MOVES
+
+    @property
+    def num_free_unmoved(self) -> int:
+        """Free blocks that can be handed out without copying anything to the host."""
+        return self.pool.num_free if self._tier is None else self.pool.num_contentless
+
     def admit(self, seq: Sequence, hit: list[int], admission: Admission) -> AllocStatus:
         """Give a waiting sequence its table: the hit blocks, then new ones for this step's tokens.
 
         Nothing is touched when the answer is LATER.
         """
         pool = self.pool
-        num_hit = len(hit)
-        num_wanted = self.num_blocks_for(num_hit * self.block_size + admission.num_tokens)
-        num_new = max(num_wanted - num_hit, 0)
+        num_hit, host_hit = len(hit), admission.host_hit
+        num_found_tokens = (num_hit + len(host_hit)) * self.block_size
+        num_new = max(self.num_blocks_for(num_found_tokens + admission.num_tokens) - num_hit, 0)
         num_most = num_new
         if admission.whole_sequence:
             num_most = max(num_new, -(-min(seq.num_known, self._max_model_len) // self.block_size) - num_hit)
@@ -159,9 +191,12 @@ class KVCacheManager:
             pool.share(block)
         seq.table = hit
         seq.num_keyed_blocks = num_hit
-        self._take(seq, num_new)
-        self._register(seq, min(num_hit * self.block_size + admission.num_tokens, seq.num_known))
-        self._count_query(seq, num_hit * self.block_size)
+        if host_hit:
+            self._bring_back(seq, num_new, host_hit)
+        else:
+            self._take(seq, num_new)
+        self._register(seq, min(num_found_tokens + admission.num_tokens, seq.num_known))
+        self._count_query(seq, num_found_tokens)
         return AllocStatus.OK
 
     def grow(self, seq: Sequence, num_tokens: int) -> AllocStatus:
@@ -178,8 +213,8 @@ class KVCacheManager:
     def take_one_each(self, tables: Iterable[list[int]], count: int) -> None:
         """Append one new block to each of `count` tables, in order."""
         evicted = self.pool.take_one_each(tables, count)
-        if evicted and self._cache is not None:
-            self._cache.forget(evicted)
+        if evicted:
+            self._forget(evicted)
         self.num_blocks_allocated += count
 
     def fork(self, parent: Sequence, child: Sequence) -> None:
@@ -252,14 +287,40 @@ class KVCacheManager:
         check_pool(self.pool, [seq.table for seq in holders])
         if self._cache is not None:
             self._cache.check_invariants()
+        if self._tier is not None:
+            self._tier.check_invariants()
 
     def _take(self, seq: Sequence, count: int) -> None:
         if count:
             blocks, evicted = self.pool.take(count)
-            if evicted and self._cache is not None:
-                self._cache.forget(evicted)
+            if evicted:
+                self._forget(evicted)
             self.num_blocks_allocated += count
             seq.table += blocks
+
+    def _bring_back(self, seq: Sequence, num_new: int, host_hit: tuple[Hashable, ...]) -> None:
+        """Take new blocks, the first of them for what the host tier has."""
+        assert self._tier is not None, "only a host tier has hits"
+        self._tier.hold(host_hit)
+        num_hit = len(seq.table)
+        self._take(seq, num_new)
+        for key, block in zip(host_hit, seq.table[num_hit:], strict=False):
+            self._tier.load(key, block)
+        self.stats.host_hits += len(host_hit) * self.block_size
+
+    def _forget(self, evicted: list[int]) -> None:
+        """Blocks were handed out again: their content is lost, or goes to the host if it was the last one."""
+        cache, tier = self._cache, self._tier
+        if cache is None:
+            return
+        if tier is None:
+            cache.forget(evicted)
+            return
+        for block in evicted:
+            key = cache.key_of(block)
+            cache.forget((block,))
+            if key is not None and not cache.holds(key):
+                tier.keep(key, block)
 
     def _register(self, seq: Sequence, num_tokens: int) -> None:
         if self._cache is None or seq.request.content is None:

@@ -29,6 +29,14 @@ class PrefixCache:
     def __contains__(self, block: int) -> bool:
         return block in self._key_of
 
+    def key_of(self, block: int) -> Hashable | None:
+        """What a block holds, if that is known."""
+        return self._key_of.get(block)
+
+    def holds(self, key: Hashable) -> bool:
+        """Whether any block holds this content."""
+        return key in self._block_of
+
     def find(self, keys: Iterable[Hashable]) -> list[int]:
         """Blocks of the longest leading run of keys that are present."""
         block_of = self._block_of

@@ -19,12 +19,12 @@ nobody is ever preempted. Refuses to know queues, budgets and time.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Hashable, Iterable
 from dataclasses import dataclass
 from enum import Enum
 
 from sim.core.buddy import BuddyPool
-from sim.core.kv_cache import Admission, AllocStatus, PrefixCacheStats
+from sim.core.kv_cache import NO_MOVES, Admission, AllocStatus, Moves, PrefixCacheStats
 from sim.core.request import Sequence
 
 
@@ -120,6 +120,19 @@ class ContiguousKVManager:
     def find_hit(self, seq: Sequence) -> list[int]:
         """Nothing: nothing is shared."""
         return []
+
+    def find_host_hit(self, seq: Sequence, num_hit_blocks: int) -> tuple[Hashable, ...]:
+        """Nothing: nothing is shared."""
+        return ()
+
+    def take_moves(self) -> Moves:
+        """Nothing is ever moved."""
+        return NO_MOVES
+
+    @property
+    def num_free_unmoved(self) -> int:
+        """Free slots."""
+        return self.pool.num_free
 
     def admit(self, seq: Sequence, hit: list[int], admission: Admission) -> AllocStatus:
         """Reserve a waiting sequence's stretch; nothing is touched when the answer is LATER."""

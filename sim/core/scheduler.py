@@ -16,6 +16,7 @@ anything takes.
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from itertools import islice
 
 from sim.core.kv_cache import Admission, AllocStatus
@@ -152,13 +153,15 @@ class Scheduler:
 
     def _close(self, draft: StepDraft, *, may_repeat: bool) -> StepPlan:
         steady, rows = self.steady, draft.rows
+        swap_out, swap_in = self._kv.take_moves()
         num_steady, context = steady.num_seqs, steady.sum_known
         if not rows:
+            may_repeat = may_repeat and not swap_out
             horizon = steady.horizon(draft.step, self._max_horizon) if may_repeat else 1
             preempted = tuple(draft.preempted)
             num_running = len(self.running)
             return StepPlan(
-                draft.step, horizon, num_steady, context, (), preempted, num_running, (), num_steady
+                draft.step, horizon, num_steady, context, (), preempted, num_running, (), num_steady, swap_out
             )
         num_decode = num_steady
         chunks = []
@@ -182,6 +185,8 @@ class Scheduler:
             num_running=len(self.running),
             rows=tuple(rows),
             num_steady_seqs=num_steady,
+            blocks_to_swap_out=swap_out,
+            blocks_to_swap_in=swap_in,
         )
 
     # Running sequences ----------------------------------------------------------------------------
@@ -312,7 +317,8 @@ class Scheduler:
             if not gate.may_join(seq):
                 break
             hit = self._kv.find_hit(seq)
-            if not self._schedule_one_waiting(seq, hit, draft):
+            host_hit = self._kv.find_host_hit(seq, len(hit))
+            if not self._schedule_one_waiting(seq, hit, host_hit, draft):
                 is_blocked_for_good = self.config.full_sequence_gate or not any(
                     map(self._kv.pool.is_free, hit)
                 )
@@ -320,10 +326,12 @@ class Scheduler:
             num_admitted += 1
         return is_blocked_for_good
 
-    def _schedule_one_waiting(self, seq: Sequence, hit: list[int], draft: StepDraft) -> bool:
+    def _schedule_one_waiting(
+        self, seq: Sequence, hit: list[int], host_hit: tuple[Hashable, ...], draft: StepDraft
+    ) -> bool:
         """Let the head of the queue in with what the budgets allow; False if it does not fit."""
         config = self.config
-        num_hit = len(hit) * self._kv.block_size
+        num_hit = (len(hit) + len(host_hit)) * self._kv.block_size
         num_tokens = seq.num_known - num_hit
         num_drafts = self._num_padding_drafts(num_tokens, num_hit, draft)
         budget = min(draft.token_budget, draft.token_rows - config.num_draft_rows)
@@ -335,7 +343,7 @@ class Scheduler:
         if num_tokens <= 0:
             return False
         watermark_blocks = self._watermark_blocks if self.running else 0
-        admission = Admission(num_tokens, watermark_blocks, config.full_sequence_gate)
+        admission = Admission(num_tokens, watermark_blocks, config.full_sequence_gate, host_hit)
         if self._kv.admit(seq, hit, admission) is AllocStatus.LATER:
             return False
         self._enter_running(seq, num_hit, draft, num_tokens, num_drafts)

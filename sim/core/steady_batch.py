@@ -107,6 +107,8 @@ class SteadyBatch:
     def horizon(self, step: int, limit: int) -> int:
         """How many steps from `step` on are alike: until a member ends or blocks run out, at most `limit`.
 
+        A step that would have to copy a block to the host is not like the others.
+
         The blocks of `step` itself have been handed out.
         """
         finishers = self._finishers
@@ -115,7 +117,7 @@ class SteadyBatch:
         steps = min(finishers[0][0] - step + 1, limit)
         if steps <= 1:
             return steps
-        num_free = self._kv.pool.num_free
+        num_free = self._kv.num_free_unmoved
         if num_free >= self.num_seqs * (-(-(steps - 1) // self._block_size)):
             return steps
         buckets, size = self._buckets, self._block_size

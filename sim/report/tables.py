@@ -74,6 +74,7 @@ _ONLY_IF_ANY = (
     "sim_blocks_copied",
     "sim_blocks_swapped_out",
     "sim_blocks_swapped_in",
+    "sim_host_hit_tokens",
     "sim_swap_fallbacks",
 )
 _LEGEND = "a arrival, f first token, l last token, e end of the request, n its tokens, T duration"

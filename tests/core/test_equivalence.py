@@ -73,12 +73,14 @@ workloads = st.integers(1, 25).flatmap(lambda count: st.lists(asked, min_size=co
 @st.composite
 def engine_configs(draw: st.DrawFn) -> EngineConfig:
     block_size = draw(st.sampled_from([1, 2, 4, 8]))
+    caches_prefixes = draw(st.booleans())
     cache = CacheConfig(
         num_blocks=draw(st.integers(4, 30) | st.integers(40 // block_size, 160 // block_size)),
         block_size=block_size,
-        enable_prefix_caching=draw(st.booleans()),
+        enable_prefix_caching=caches_prefixes,
         free_order=draw(st.sampled_from(FreeOrder)),
         has_null_block=draw(st.booleans()),
+        num_offload_blocks=draw(st.sampled_from([0, 0, 4, 30])) if caches_prefixes else 0,
     )
     is_chunked = draw(st.booleans())
     scheduler = SchedulerConfig(

@@ -1,0 +1,87 @@
+"""The prefix cache's host tier: what leaves, what comes back, in which order, and what must not go."""
+
+from __future__ import annotations
+
+from sim.core.engine import EngineConfig, EngineCore
+from sim.core.host_tier import HostTier
+from sim.core.kv_cache import CacheConfig
+from sim.core.request import Request
+from sim.core.scheduler_config import SchedulerConfig
+from sim.core.step import BlockCopy, StepPlan, StepResult
+from tests.core.stepping import Text
+
+
+def test_the_least_recently_used_content_makes_room() -> None:
+    tier = HostTier(2)
+    tier.keep("a", 7)
+    tier.keep("b", 8)
+    tier.keep("a", 9)
+    tier.keep("c", 5)
+    assert tier.find(["a"]) == ["a"]
+    assert tier.find(["b"]) == []
+    assert tier.take_moves() == ((BlockCopy(7, 0), BlockCopy(8, 1), BlockCopy(5, 1)), ())
+    tier.check_invariants()
+
+
+def test_what_a_step_loads_is_not_overwritten_in_that_step() -> None:
+    tier = HostTier(1)
+    tier.keep("a", 7)
+    tier.take_moves()
+    tier.hold(["a"])
+    tier.keep("b", 8)
+    tier.load("a", 3)
+    assert tier.take_moves() == ((), (BlockCopy(0, 3),))
+    assert tier.find(["b"]) == [], "there was no room for it"
+    tier.keep("b", 8)
+    assert tier.find(["b"]) == ["b"], "in the next step there is"
+
+
+def core(num_offload_blocks: int) -> EngineCore:
+    cache = CacheConfig(6, 4, num_offload_blocks=num_offload_blocks)
+    return EngineCore(EngineConfig(cache, SchedulerConfig(64, max_num_batched_tokens=256)))
+
+
+def serve(engine: EngineCore, number: int, name: str, prompt: int) -> list[StepPlan]:
+    engine.submit(Request(number, 0, prompt, 2, content=Text(name)))
+    plans = []
+    while engine.has_unfinished:
+        plan = engine.begin_step(0)
+        assert plan is not None
+        engine.finish_step(plan, StepResult(list(range(1, plan.horizon + 1))), plan.horizon)
+        engine.check_invariants()
+        plans.append(plan)
+    return plans
+
+
+def test_an_evicted_prefix_comes_back_from_the_host() -> None:
+    engine = core(20)
+    serve(engine, 0, "one", 17)
+    others = serve(engine, 1, "other", 20)
+    assert any(plan.blocks_to_swap_out for plan in others)
+    plans = serve(engine, 2, "one", 17)
+    assert len(plans[0].blocks_to_swap_in) > 0
+    (row,) = plans[0].rows
+    assert row.num_computed_tokens == 16
+    assert row.num_tokens == 1
+    assert engine.prefix_stats.host_hits > 0
+
+
+def test_without_a_host_tier_an_evicted_prefix_is_lost() -> None:
+    engine = core(0)
+    serve(engine, 0, "one", 17)
+    serve(engine, 1, "other", 20)
+    plans = serve(engine, 2, "one", 17)
+    (row,) = plans[0].rows
+    assert row.num_computed_tokens < 16
+    assert not any(plan.blocks_to_swap_in or plan.blocks_to_swap_out for plan in plans)
+
+
+def test_a_content_that_another_block_holds_does_not_leave() -> None:
+    engine = core(20)
+    cache = engine._kv._cache  # type: ignore[union-attr]
+    assert cache is not None
+    cache.register([1, 2], ["same", "same"])
+    engine._kv._forget([1])  # type: ignore[union-attr]
+    assert engine._kv.take_moves() == ((), ())
+    engine._kv._forget([2])  # type: ignore[union-attr]
+    assert len(engine._kv.take_moves()[0]) == 1
