@@ -12,13 +12,13 @@ from rich.table import Table
 from sim.cluster import Physics
 from sim.config import load_experiment
 from sim.core.reservation import Reservation
-from sim.cost.roofline import RooflineCost
 from sim.errors import ConfigError, Problem
 from sim.experiment import Experiment
 from sim.memory_map import MemoryMap, contiguous, map_at, paged
 from sim.metrics import NS_PER_S
 from sim.report.canvas import save
 from sim.report.memory_picture import Panel, draw_memory
+from sim.simulation import experiment_cost
 from sim.units import UnitError, parse_duration_ns
 from workloads.generate import build
 from workloads.spec import Workload
@@ -75,10 +75,7 @@ def _instant_ns(at: str | None, workload: Workload) -> int:
 
 
 def _maps(experiment: Experiment, workload: Workload, instant_ns: int) -> dict[str, MemoryMap]:
-    cost = RooflineCost(
-        experiment.model, experiment.gpu, tensor_parallel_size=experiment.tensor_parallel_size
-    )
-    physics = Physics(cost, experiment.traffic, experiment.beams)
+    physics = Physics(experiment_cost(experiment), experiment.traffic, experiment.beams)
     try:
         engines = {rule.value: contiguous(experiment.engine, rule) for rule in Reservation}
     except ValueError as error:

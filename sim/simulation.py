@@ -9,6 +9,7 @@ from contextlib import contextmanager
 
 from sim.cluster import Cluster, ClusterConfig, Physics, Progress
 from sim.core.engine import EngineConfig
+from sim.core.kv_cache import CacheConfig
 from sim.cost.roofline import RooflineCost
 from sim.executor import CostModel
 from sim.experiment import Experiment
@@ -40,11 +41,20 @@ def simulate(
     if workload is None:
         workload = build(experiment.workload, seed=experiment.seed)
     if cost is None:
-        cost = RooflineCost(
-            experiment.model, experiment.gpu, tensor_parallel_size=experiment.tensor_parallel_size
-        )
+        cost = experiment_cost(experiment)
     physics = Physics(cost, experiment.traffic, experiment.beams)
     return run(workload, experiment.engine, physics, experiment.cluster, on_progress)
+
+
+def experiment_cost(experiment: Experiment) -> CostModel:
+    """Step times of an experiment's model on its GPU."""
+    cache = experiment.engine.cache
+    return RooflineCost(
+        experiment.model,
+        experiment.gpu,
+        tensor_parallel_size=experiment.tensor_parallel_size,
+        block_size=cache.block_size if isinstance(cache, CacheConfig) else None,
+    )
 
 
 def run(

@@ -27,6 +27,7 @@ from itertools import accumulate
 import numpy as np
 
 from sim.core.step import ScheduledSequence, StepPlan
+from sim.cost.block_reads import block_read_factor
 from sim.cost.hardware import Gpu
 from sim.cost.model import BYTES_PER_WEIGHT, ModelShape
 
@@ -50,7 +51,9 @@ class RooflineCost:
         "_weights_ns",
     )
 
-    def __init__(self, model: ModelShape, gpu: Gpu, *, tensor_parallel_size: int = 1) -> None:
+    def __init__(
+        self, model: ModelShape, gpu: Gpu, *, tensor_parallel_size: int = 1, block_size: int | None = 16
+    ) -> None:
         num_layers = model.num_hidden_layers
         layer_parameters = num_layers * model.num_parameters_per_layer
         ns_per_flop = _NS_PER_S / (gpu.achieved_flops_per_s * tensor_parallel_size)
@@ -61,7 +64,8 @@ class RooflineCost:
         self._head_flop_ns_per_token = 2 * model.num_head_parameters * ns_per_flop
         self._kv_ns_per_token = model.kv_bytes_per_token * model.kv_share(tensor_parallel_size) * ns_per_byte
         self._pair_flop_ns = model.attention_flops_per_token_pair * ns_per_flop
-        self._ns_per_context_token = max(self._kv_ns_per_token, self._pair_flop_ns)
+        read_ns = self._kv_ns_per_token * block_read_factor(block_size)
+        self._ns_per_context_token = max(read_ns, self._pair_flop_ns)
         self._fixed_ns = float(max(gpu.step_overhead_ns, 1))
         self._all_reduce_ns_per_token = 0.0
         if tensor_parallel_size > 1:
