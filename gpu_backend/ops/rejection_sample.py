@@ -1,0 +1,145 @@
+"""Speculative decoding's accept-or-recover as Leviathan et al. and Chen et al. (2023) state it, in one go.
+
+With draft probabilities q, target probabilities p and drafts x_0 .. x_{n-1} of one sequence:
+
+    x_i is accepted if u_i q_i(x_i) < p_i(x_i), that is with probability min(1, p / q), and all before it were
+    at the first rejection i:  the recovered token is drawn from max(p_i - q_i, 0), normalised
+    after n acceptances:       the bonus token is drawn from p_n
+
+so each sequence gains num_accepted + 1 tokens, distributed as if the target had sampled them one by one.
+Greedy decoding is the limit: with one-hot p and q a draft is accepted where it equals the target's choice,
+and that choice is what is recovered otherwise.
+
+Owns the op in its three forms. Refuses to know how drafts came about, and random numbers: they are given.
+Invariant: tokens and probabilities past a sequence's number of drafts are never looked at.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from gpu_backend.launches import count_launch
+from gpu_backend.ops.implementation import (
+    Implementation,
+    require,
+    require_integers,
+    require_same_device,
+    require_shape,
+)
+from gpu_backend.ops.inverse_cdf import draw
+
+
+@dataclass(frozen=True, slots=True)
+class Drafts:
+    """What the draft model proposed, and what the target thinks of it."""
+
+    token_ids: torch.Tensor  # [num_seqs, max_drafts] int64
+    num_drafts: torch.Tensor  # [num_seqs] int32, at most max_drafts; may be 0
+    draft_probs: torch.Tensor  # [num_seqs, max_drafts, vocab_size] float32
+    target_probs: torch.Tensor  # [num_seqs, max_drafts + 1, vocab_size] float32
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """How many drafts stand, and the recovered or bonus token that follows them."""
+
+    num_accepted: torch.Tensor  # [num_seqs] int32
+    next_token_ids: torch.Tensor  # [num_seqs] int64
+
+
+def rejection_sample(
+    drafts: Drafts,
+    uniforms: torch.Tensor,  # [num_seqs, max_drafts + 1] float32 in [0, 1): one per draft, one for the token
+    implementation: Implementation = Implementation.TWIN,
+) -> Verdict:
+    """Accepts a prefix of each sequence's drafts and draws the token that follows it.
+
+    Raises:
+        OpInputError: for shapes, dtypes or devices that do not go together.
+    """
+    _check(drafts, uniforms)
+    match implementation:
+        case Implementation.TWIN:
+            verdict = _twin(drafts, uniforms)
+            count_launch(
+                "rejection_sample", lambda: _operands(drafts), (verdict.num_accepted, verdict.next_token_ids)
+            )
+            return verdict
+        case Implementation.UNFUSED:
+            return _unfused(drafts, uniforms)
+        case Implementation.KERNEL:
+            raise NotImplementedError
+
+
+def _check(drafts: Drafts, uniforms: torch.Tensor) -> None:
+    require(drafts.token_ids.dim() == 2, f"token_ids have {drafts.token_ids.dim()} dimensions, expected 2")
+    num_seqs, max_drafts = drafts.token_ids.shape
+    require(max_drafts > 0, "no draft to verify")
+    vocab_size = drafts.target_probs.shape[-1]
+    require_shape("num_drafts", drafts.num_drafts, (num_seqs,))
+    require_shape("draft_probs", drafts.draft_probs, (num_seqs, max_drafts, vocab_size))
+    require_shape("target_probs", drafts.target_probs, (num_seqs, max_drafts + 1, vocab_size))
+    require_shape("uniforms", uniforms, (num_seqs, max_drafts + 1))
+    require_integers("token_ids", drafts.token_ids)
+    require_integers("num_drafts", drafts.num_drafts)
+    require(drafts.draft_probs.dtype == drafts.target_probs.dtype, "probabilities differ in dtype")
+    require_same_device(
+        token_ids=drafts.token_ids,
+        num_drafts=drafts.num_drafts,
+        draft_probs=drafts.draft_probs,
+        target_probs=drafts.target_probs,
+        uniforms=uniforms,
+    )
+
+
+def _operands(drafts: Drafts) -> tuple[torch.Tensor | int, ...]:
+    """What must be read: two numbers per draft, and two rows per sequence for the token that follows."""
+    row_bytes = drafts.target_probs.shape[2] * drafts.target_probs.element_size()
+    per_draft = 2 * drafts.target_probs.element_size()
+    return (
+        drafts.token_ids,
+        drafts.num_drafts,
+        drafts.token_ids.numel() * per_draft,
+        2 * len(drafts.num_drafts) * row_bytes,
+    )
+
+
+def _twin(drafts: Drafts, uniforms: torch.Tensor) -> Verdict:
+    num_seqs, max_drafts = drafts.token_ids.shape
+    drafted = (
+        torch.arange(max_drafts, device=uniforms.device) < drafts.num_drafts[:, None]
+    )  # [num_seqs, max_drafts]
+    tokens = torch.where(drafted, drafts.token_ids, 0).long()[..., None]  # [num_seqs, max_drafts, 1]
+    by_draft = drafts.draft_probs.gather(2, tokens)[..., 0]  # [num_seqs, max_drafts]
+    by_target = drafts.target_probs.gather(2, tokens)[..., 0]
+    accepted = drafted & (uniforms[:, :max_drafts] * by_draft < by_target)
+    num_accepted = accepted.int().cumprod(1).sum(1)  # [num_seqs]
+    seqs = torch.arange(num_seqs, device=uniforms.device)
+    target = drafts.target_probs[seqs, num_accepted]  # [num_seqs, vocab_size]
+    draft = drafts.draft_probs[seqs, num_accepted.clamp(max=max_drafts - 1)]
+    residual = (target - draft).clamp(min=0)  # [num_seqs, vocab_size]
+    recovers = (num_accepted < drafts.num_drafts) & (
+        residual.sum(1) > 0
+    )  # rounding alone can empty the residual
+    weights = torch.where(recovers[:, None], residual, target)
+    return Verdict(num_accepted.int(), draw(weights, uniforms[:, max_drafts]))
+
+
+def _unfused(drafts: Drafts, uniforms: torch.Tensor) -> Verdict:
+    """The pieces of `_twin`, each counted as the launch that it is."""
+    verdict = _twin(drafts, uniforms)
+    few = (drafts.token_ids, drafts.token_ids)  # small tensors of one number per draft
+    row_bytes = len(drafts.num_drafts) * drafts.target_probs.shape[2] * drafts.target_probs.element_size()
+    for name in ("compare", "where", "gather", "gather", "multiply", "compare", "and", "cumprod", "sum"):
+        count_launch(name, few, few[:1])
+    for name in ("take_rows", "take_rows"):
+        count_launch(name, (row_bytes,), (row_bytes,))
+    count_launch("subtract", (2 * row_bytes,), (row_bytes,))
+    count_launch("clamp", (row_bytes,), (row_bytes,))
+    count_launch("sum", (row_bytes,), (drafts.num_drafts,))
+    count_launch("where", (2 * row_bytes,), (row_bytes,))
+    count_launch("cumsum", (row_bytes,), (row_bytes,))
+    count_launch("compare", (row_bytes,), (verdict.next_token_ids,))
+    return verdict
