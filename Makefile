@@ -8,7 +8,7 @@ INSTALL := PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet --disable-
 CODE := sim workloads gpu_backend tests
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart simulate compare test test-all test-gpu check format bench clean
+.PHONY: help quickstart simulate compare test test-all test-gpu check format bench papers clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -61,6 +61,9 @@ format: $(VENV)/.installed-dev ## let ruff format and mend
 
 bench: $(VENV)/.installed-dev ## speed of the simulator, written to results/bench.md
 	$(BIN)/python -m tests.bench.bench_simulation
+
+papers: $(VENV)/.installed-dev ## published tables beside ours, written to results/papers.md
+	$(BIN)/python -m tests.bench.papers
 
 clean: ## remove what was made, but not results
 	rm -rf $(VENV) .venv-ci build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -38,6 +38,13 @@ def test_the_three_rows_of_batching_are_the_real_ones(tmp_path: Path) -> None:
     assert not [line for line in _block("text", "[3] continuous") if line not in printed]
 
 
+def test_the_four_shares_of_memory_are_the_real_ones(tmp_path: Path) -> None:
+    config = str(REPO / "configs" / "papers" / "sharegpt_opt13b.yaml")
+    printed = pagecast("explain-waste", config, "--out", str(tmp_path / "waste")).stdout.splitlines()
+    for line in _block("text", "Slots at"):
+        assert any(row.startswith(line) for row in printed), line
+
+
 @pytest.fixture
 def example(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The example experiment, with a data folder that has its trace."""
