@@ -13,7 +13,8 @@ import torch
 
 from gpu_backend.launches import count_launch
 from gpu_backend.ops import pieces
-from gpu_backend.ops.implementation import Implementation, require_same_device, require_shape
+from gpu_backend.ops.implementation import Implementation, require, require_same_device, require_shape
+from gpu_backend.ops.language import kernel, next_power_of_2, require_triton, tl
 
 
 def add_rms_norm(
@@ -40,7 +41,7 @@ def add_rms_norm(
             summed = pieces.add(x, residual)
             return _unfused(summed, weight, eps), summed
         case Implementation.KERNEL:
-            raise NotImplementedError
+            return _launch(x, residual, weight, eps)
 
 
 def rms_norm(
@@ -63,7 +64,7 @@ def rms_norm(
         case Implementation.UNFUSED:
             return _unfused(x, weight, eps)
         case Implementation.KERNEL:
-            raise NotImplementedError
+            return _launch(x, None, weight, eps)[0]
 
 
 def _check(x: torch.Tensor, weight: torch.Tensor) -> None:
@@ -82,3 +83,62 @@ def _unfused(x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
     exact = pieces.cast(x, torch.promote_types(x.dtype, torch.float32))
     factor = pieces.reciprocal_root(pieces.mean_of_rows(pieces.square(exact)), eps)  # [..., 1]
     return pieces.cast(pieces.multiply(pieces.multiply(exact, factor), weight), x.dtype)
+
+
+def _launch(
+    x: torch.Tensor, residual: torch.Tensor | None, weight: torch.Tensor, eps: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    require_triton()
+    for name, tensor in (("x", x), ("residual", x if residual is None else residual), ("weight", weight)):
+        require(tensor.is_contiguous(), f"{name} is not contiguous")
+    width = x.shape[-1]
+    num_rows = x.numel() // width
+    normed = torch.empty_like(x)
+    summed = x if residual is None else torch.empty_like(x)
+    if num_rows == 0:
+        return normed, summed
+    tile = next_power_of_2(width)
+    _add_rms_norm_kernel[(num_rows,)](
+        x,
+        x if residual is None else residual,
+        weight,
+        normed,
+        summed,
+        width,
+        eps,
+        HAS_RESIDUAL=residual is not None,
+        TILE=tile,
+        num_warps=min(16, max(1, tile // 512)),
+    )
+    if residual is None:
+        count_launch("rms_norm", (x, weight), (normed,))
+    else:
+        count_launch("add_rms_norm", (x, residual, weight), (normed, summed))
+    return normed, summed
+
+
+@kernel
+def _add_rms_norm_kernel(
+    x_ptr,
+    residual_ptr,
+    weight_ptr,
+    normed_ptr,
+    summed_ptr,
+    width,
+    eps,
+    HAS_RESIDUAL: tl.constexpr,
+    TILE: tl.constexpr,
+):
+    row = tl.program_id(0).to(tl.int64) * width
+    columns = tl.arange(0, TILE)  # [TILE], one row whole: it is read once
+    inside = columns < width
+    x = tl.load(x_ptr + row + columns, mask=inside, other=0.0)
+    if HAS_RESIDUAL:
+        residual = tl.load(residual_ptr + row + columns, mask=inside, other=0.0)
+        x = (x.to(tl.float32) + residual.to(tl.float32)).to(summed_ptr.dtype.element_ty)
+        tl.store(summed_ptr + row + columns, x, mask=inside)
+    exact = x.to(tl.float32)
+    factor = 1.0 / tl.sqrt(tl.sum(exact * exact, 0) / width + eps)
+    weight = tl.load(weight_ptr + columns, mask=inside, other=0.0).to(tl.float32)
+    normed = exact * factor * weight
+    tl.store(normed_ptr + row + columns, normed.to(normed_ptr.dtype.element_ty), mask=inside)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 
@@ -13,6 +15,12 @@ from gpu_backend.ops.implementation import (
     require_same_device,
     require_shape,
 )
+from gpu_backend.ops.language import next_power_of_2
+
+WORD_BYTES = 4
+"""The kernels move words whatever the caches hold, and 16 bytes at a time: blocks are multiples of it."""
+
+MAX_WORDS_PER_PROGRAM = 1024
 
 
 def check_caches(caches: Sequence[torch.Tensor], blocks: torch.Tensor) -> None:
@@ -36,3 +44,40 @@ def block_bytes(cache: torch.Tensor) -> int:
 def moved_bytes(caches: Sequence[torch.Tensor], blocks: torch.Tensor) -> int:
     """Bytes of these blocks in all caches."""
     return len(caches) * blocks.numel() * block_bytes(caches[0])
+
+
+@dataclass(frozen=True, slots=True)
+class MoveShape:
+    """What the kernels that move blocks are told about the caches."""
+
+    cache_pointers: torch.Tensor  # [num_caches] int64 addresses
+    block_words: int
+    block_stride_words: int
+    tile_words: int
+
+    def grid(self, num_blocks: int) -> tuple[int, int, int]:
+        """One program per block, cache and tile."""
+        return num_blocks, self.cache_pointers.numel(), -(-self.block_words // self.tile_words)
+
+
+def move_shape(caches: Sequence[torch.Tensor]) -> MoveShape:
+    """Describes the caches in words.
+
+    Raises:
+        OpInputError: for blocks that are no multiple of 16 bytes.
+    """
+    first = caches[0]
+    stride_bytes = first.stride(0) * first.element_size()
+    for num_bytes in (block_bytes(first), stride_bytes, *(cache.data_ptr() for cache in caches)):
+        require(num_bytes % 16 == 0, "blocks do not begin and end on multiples of 16 bytes")
+    words = block_bytes(first) // WORD_BYTES
+    pointers = _pointer_table(tuple(cache.data_ptr() for cache in caches), first.device)
+    return MoveShape(
+        pointers, words, stride_bytes // WORD_BYTES, min(MAX_WORDS_PER_PROGRAM, next_power_of_2(words))
+    )
+
+
+@lru_cache(maxsize=16)
+def _pointer_table(addresses: tuple[int, ...], device: torch.device) -> torch.Tensor:
+    """The addresses on the device; kept, because the caches of an engine stay where they are."""
+    return torch.tensor(addresses, dtype=torch.int64, device=device)

@@ -14,8 +14,9 @@ from collections.abc import Sequence
 import torch
 
 from gpu_backend.launches import count_launch
-from gpu_backend.ops.block_moves import check_caches, moved_bytes
+from gpu_backend.ops.block_moves import check_caches, move_shape, moved_bytes
 from gpu_backend.ops.implementation import Implementation, require_shape
+from gpu_backend.ops.language import kernel, require_triton, tl
 
 
 def copy_blocks(
@@ -45,9 +46,44 @@ def copy_blocks(
                 count_launch("take_rows", (moved, src_blocks), (moved,))
                 count_launch("put_rows", (moved, dst_blocks), (moved,))
         case Implementation.KERNEL:
-            raise NotImplementedError
+            _launch(caches, src_blocks, dst_blocks)
 
 
 def _copy_each(caches: Sequence[torch.Tensor], src_blocks: torch.Tensor, dst_blocks: torch.Tensor) -> None:
     for cache in caches:
         cache[dst_blocks] = cache[src_blocks]
+
+
+def _launch(caches: Sequence[torch.Tensor], src_blocks: torch.Tensor, dst_blocks: torch.Tensor) -> None:
+    require_triton()
+    shape = move_shape(caches)
+    _copy_blocks_kernel[shape.grid(src_blocks.numel())](
+        shape.cache_pointers,
+        src_blocks,
+        dst_blocks,
+        shape.block_stride_words,
+        BLOCK_WORDS=shape.block_words,
+        TILE_WORDS=shape.tile_words,
+        num_warps=4,
+    )
+    moved = moved_bytes(caches, src_blocks)
+    count_launch("copy_blocks", (moved, src_blocks, dst_blocks), (moved,))
+
+
+@kernel
+def _copy_blocks_kernel(
+    cache_pointers_ptr,
+    src_blocks_ptr,
+    dst_blocks_ptr,
+    block_stride_words,
+    BLOCK_WORDS: tl.constexpr,
+    TILE_WORDS: tl.constexpr,
+):
+    move = tl.program_id(0)
+    cache_ptr = tl.load(cache_pointers_ptr + tl.program_id(1)).to(tl.pointer_type(tl.int32))
+    cache_ptr = tl.multiple_of(cache_ptr, 16)
+    words = tl.program_id(2) * TILE_WORDS + tl.arange(0, TILE_WORDS)  # [TILE_WORDS]
+    src = tl.load(src_blocks_ptr + move).to(tl.int64) * block_stride_words
+    dst = tl.load(dst_blocks_ptr + move).to(tl.int64) * block_stride_words
+    inside = words < BLOCK_WORDS
+    tl.store(cache_ptr + dst + words, tl.load(cache_ptr + src + words, mask=inside), mask=inside)

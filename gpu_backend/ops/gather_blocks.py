@@ -12,8 +12,9 @@ from collections.abc import Sequence
 import torch
 
 from gpu_backend.launches import count_launch
-from gpu_backend.ops.block_moves import check_caches, moved_bytes
+from gpu_backend.ops.block_moves import check_caches, move_shape, moved_bytes
 from gpu_backend.ops.implementation import Implementation
+from gpu_backend.ops.language import kernel, require_triton, tl
 
 
 def gather_blocks(
@@ -40,10 +41,45 @@ def gather_blocks(
                 moved = moved_bytes((cache,), blocks)
                 count_launch("take_rows", (moved, blocks), (moved,))
         case Implementation.KERNEL:
-            raise NotImplementedError
+            _launch(caches, blocks, staging)
     return staging
 
 
 def _gather_each(caches: Sequence[torch.Tensor], blocks: torch.Tensor, staging: torch.Tensor) -> None:
     for index, cache in enumerate(caches):
         staging[:, index] = cache[blocks]
+
+
+def _launch(caches: Sequence[torch.Tensor], blocks: torch.Tensor, staging: torch.Tensor) -> None:
+    require_triton()
+    shape = move_shape(caches)
+    _gather_blocks_kernel[shape.grid(blocks.numel())](
+        shape.cache_pointers,
+        blocks,
+        staging.view(torch.int32),
+        shape.block_stride_words,
+        BLOCK_WORDS=shape.block_words,
+        TILE_WORDS=shape.tile_words,
+        num_warps=4,
+    )
+    count_launch("gather_blocks", (moved_bytes(caches, blocks), blocks), (staging,))
+
+
+@kernel
+def _gather_blocks_kernel(
+    cache_pointers_ptr,
+    blocks_ptr,
+    staging_ptr,
+    block_stride_words,
+    BLOCK_WORDS: tl.constexpr,
+    TILE_WORDS: tl.constexpr,
+):
+    move = tl.program_id(0).to(tl.int64)
+    cache = tl.program_id(1)
+    cache_ptr = tl.load(cache_pointers_ptr + cache).to(tl.pointer_type(tl.int32))
+    cache_ptr = tl.multiple_of(cache_ptr, 16)
+    words = tl.program_id(2) * TILE_WORDS + tl.arange(0, TILE_WORDS)  # [TILE_WORDS]
+    block = tl.load(blocks_ptr + move).to(tl.int64) * block_stride_words
+    packed = (move * tl.num_programs(1) + cache) * BLOCK_WORDS
+    inside = words < BLOCK_WORDS
+    tl.store(staging_ptr + packed + words, tl.load(cache_ptr + block + words, mask=inside), mask=inside)

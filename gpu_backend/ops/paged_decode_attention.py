@@ -12,13 +12,19 @@ zeros (padded rows of a CUDA graph).
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch.nn import functional
 
 from gpu_backend.launches import count_launch
 from gpu_backend.ops import pieces
-from gpu_backend.ops.implementation import Implementation, require
+from gpu_backend.ops.implementation import Implementation, require, require_dense_rows
+from gpu_backend.ops.language import kernel, next_power_of_2, require_triton, tl
 from gpu_backend.ops.paged_context import PagedContext, check_context, context_slots, gather_slots
+
+_WANTED_PROGRAMS = 2 * 132  # two for each multiprocessor of an H100
+_MIN_SPLIT_TOKENS = 256  # below this, merging costs more than the wider spread gains
 
 
 def paged_decode_attention(
@@ -26,6 +32,7 @@ def paged_decode_attention(
     context: PagedContext,
     scale: float,
     implementation: Implementation = Implementation.TWIN,
+    num_splits: int | None = None,
 ) -> torch.Tensor:
     """Attends from one token per sequence; returns [num_seqs, num_heads, head_dim].
 
@@ -34,6 +41,8 @@ def paged_decode_attention(
         context: caches and tables; context_lens count the new token, whose key and value are already cached.
         scale: factor on the scores, usually head_dim ** -0.5.
         implementation: which form of the op.
+        num_splits: parts of each context that the kernel attends to at once; as many as fill a device where
+            it is not given. With more than one, a second launch merges them.
 
     Raises:
         OpInputError: for shapes, dtypes, strides or devices that do not go together.
@@ -46,7 +55,7 @@ def paged_decode_attention(
         case Implementation.UNFUSED:
             return _unfused(query, context, scale)
         case Implementation.KERNEL:
-            raise NotImplementedError
+            return _launch(query, context, scale, num_splits or _wanted_splits(query, context))
 
 
 def _twin(query: torch.Tensor, context: PagedContext, scale: float) -> torch.Tensor:
@@ -87,3 +96,164 @@ def _unfused(query: torch.Tensor, context: PagedContext, scale: float) -> torch.
 def _zero_without_context(out: torch.Tensor, context_lens: torch.Tensor) -> torch.Tensor:
     empty = context_lens == 0  # [num_seqs]
     return out.masked_fill(empty[:, None, None], 0.0) if bool(empty.any()) else out
+
+
+def _wanted_splits(query: torch.Tensor, context: PagedContext) -> int:
+    """Enough programs for a large device, by shapes alone: reading the lengths would wait for it."""
+    most_tokens = context.block_tables.shape[1] * context.block_size
+    programs = max(1, query.shape[0] * context.num_kv_heads)
+    return max(1, min(-(-_WANTED_PROGRAMS // programs), most_tokens // _MIN_SPLIT_TOKENS))
+
+
+def _launch(query: torch.Tensor, context: PagedContext, scale: float, num_splits: int) -> torch.Tensor:
+    require_triton()
+    num_seqs, num_heads, head_dim = query.shape
+    out = torch.empty((num_seqs, num_heads, head_dim), dtype=query.dtype, device=query.device)
+    if num_seqs == 0:
+        return out
+    keys, values = context.key_cache, context.value_cache
+    require(keys.stride() == values.stride(), "key_cache and value_cache differ in strides")
+    require_dense_rows("block_tables", context.block_tables)
+    partial = out
+    logsumexp = query.new_empty(
+        (num_seqs, num_heads, num_splits) if num_splits > 1 else (1,), dtype=torch.float32
+    )
+    if num_splits > 1:
+        partial = query.new_empty((num_seqs, num_heads, num_splits, head_dim), dtype=torch.float32)
+    group = num_heads // context.num_kv_heads
+    _paged_decode_attention_kernel[(num_seqs, context.num_kv_heads, num_splits)](
+        query,
+        keys,
+        values,
+        context.block_tables,
+        context.context_lens,
+        partial,
+        logsumexp,
+        scale * math.log2(math.e),
+        *query.stride()[:2],
+        *keys.stride()[:3],
+        context.block_tables.stride(0),
+        BLOCK_SIZE=context.block_size,
+        GROUP=group,
+        GROUP_TILE=max(16, next_power_of_2(group)),
+        HEAD_DIM=head_dim,
+        HEAD_DIM_TILE=next_power_of_2(head_dim),
+        KEY_TILE=64,
+        NUM_SPLITS=num_splits,
+        num_warps=4,
+        num_stages=3,
+    )
+    count_launch("paged_decode_attention", lambda: (query, context.bytes_of_contexts()), (partial,))
+    if num_splits > 1:
+        _merge_splits(partial, logsumexp, out)
+    return out
+
+
+def _merge_splits(partial: torch.Tensor, logsumexp: torch.Tensor, out: torch.Tensor) -> None:
+    num_seqs, num_heads, num_splits, head_dim = partial.shape
+    _merge_splits_kernel[(num_seqs, num_heads)](
+        partial,
+        logsumexp,
+        out,
+        NUM_SPLITS=num_splits,
+        SPLITS_TILE=next_power_of_2(num_splits),
+        HEAD_DIM=head_dim,
+        HEAD_DIM_TILE=next_power_of_2(head_dim),
+        num_warps=1,
+    )
+    count_launch("merge_splits", (partial, logsumexp), (out,))
+
+
+@kernel
+def _paged_decode_attention_kernel(
+    query_ptr,
+    key_cache_ptr,
+    value_cache_ptr,
+    block_tables_ptr,
+    context_lens_ptr,
+    out_ptr,
+    logsumexp_ptr,
+    scale_log2,
+    query_seq_stride,
+    query_head_stride,
+    cache_block_stride,
+    cache_slot_stride,
+    cache_head_stride,
+    table_stride,
+    BLOCK_SIZE: tl.constexpr,
+    GROUP: tl.constexpr,
+    GROUP_TILE: tl.constexpr,
+    HEAD_DIM: tl.constexpr,
+    HEAD_DIM_TILE: tl.constexpr,
+    KEY_TILE: tl.constexpr,
+    NUM_SPLITS: tl.constexpr,
+):
+    seq = tl.program_id(0).to(tl.int64)
+    kv_head = tl.program_id(1)
+    split = tl.program_id(2)
+    context_len = tl.load(context_lens_ptr + seq)
+    split_tokens = tl.cdiv(tl.cdiv(context_len, KEY_TILE), NUM_SPLITS) * KEY_TILE
+    first = split * split_tokens
+    last = tl.minimum(first + split_tokens, context_len)
+
+    members = tl.arange(0, GROUP_TILE)  # [GROUP_TILE], padded to the least that a tensor core takes
+    dims = tl.arange(0, HEAD_DIM_TILE)  # [HEAD_DIM_TILE]
+    heads = kv_head * GROUP + members
+    is_head = (members[:, None] < GROUP) & (dims[None, :] < HEAD_DIM)  # [GROUP_TILE, HEAD_DIM_TILE]
+    query_at = seq * query_seq_stride + heads[:, None] * query_head_stride + dims[None, :]
+    query = tl.load(query_ptr + query_at, mask=is_head, other=0.0)
+
+    largest = tl.full([GROUP_TILE], float("-inf"), tl.float32)
+    total = tl.zeros([GROUP_TILE], tl.float32)
+    out = tl.zeros([GROUP_TILE, HEAD_DIM_TILE], tl.float32)
+    for start in range(first, last, KEY_TILE):
+        tokens = start + tl.arange(0, KEY_TILE)  # [KEY_TILE]
+        seen = tokens < last
+        blocks = tl.load(block_tables_ptr + seq * table_stride + tokens // BLOCK_SIZE, mask=seen, other=0)
+        slots = blocks.to(tl.int64) * cache_block_stride + (tokens % BLOCK_SIZE) * cache_slot_stride
+        rows = slots + kv_head * cache_head_stride  # [KEY_TILE]
+        is_key = seen[:, None] & (dims[None, :] < HEAD_DIM)  # [KEY_TILE, HEAD_DIM_TILE]
+        keys = tl.load(key_cache_ptr + rows[:, None] + dims[None, :], mask=is_key, other=0.0)
+        values = tl.load(value_cache_ptr + rows[:, None] + dims[None, :], mask=is_key, other=0.0)
+        scores = tl.dot(query, tl.trans(keys), input_precision="ieee") * scale_log2  # [GROUP_TILE, KEY_TILE]
+        scores = tl.where(seen[None, :], scores, float("-inf"))
+        raised = tl.maximum(largest, tl.max(scores, 1))  # finite: each tile has at least one token
+        weights = tl.exp2(scores - raised[:, None])
+        fade = tl.exp2(largest - raised)
+        total = total * fade + tl.sum(weights, 1)
+        out = out * fade[:, None] + tl.dot(weights.to(values.dtype), values, input_precision="ieee")
+        largest = raised
+
+    divisor = tl.where(total == 0.0, 1.0, total)  # no token in this split, or a padded sequence: zeros
+    rows = (seq * tl.num_programs(1) * GROUP + heads) * NUM_SPLITS + split  # [GROUP_TILE]
+    out_at = rows[:, None] * HEAD_DIM + dims[None, :]
+    tl.store(out_ptr + out_at, (out / divisor[:, None]).to(out_ptr.dtype.element_ty), mask=is_head)
+    if NUM_SPLITS > 1:
+        logsumexp = largest + tl.log2(divisor)  # of base 2; minus infinity for a split without tokens
+        tl.store(logsumexp_ptr + rows, logsumexp, mask=members < GROUP)
+
+
+@kernel
+def _merge_splits_kernel(
+    partial_ptr,
+    logsumexp_ptr,
+    out_ptr,
+    NUM_SPLITS: tl.constexpr,
+    SPLITS_TILE: tl.constexpr,
+    HEAD_DIM: tl.constexpr,
+    HEAD_DIM_TILE: tl.constexpr,
+):
+    row = tl.program_id(0).to(tl.int64) * tl.num_programs(1) + tl.program_id(1)
+    splits = tl.arange(0, SPLITS_TILE)  # [SPLITS_TILE]
+    dims = tl.arange(0, HEAD_DIM_TILE)  # [HEAD_DIM_TILE]
+    logsumexp = tl.load(
+        logsumexp_ptr + row * NUM_SPLITS + splits, mask=splits < NUM_SPLITS, other=float("-inf")
+    )
+    largest = tl.max(logsumexp, 0)
+    shares = tl.exp2(logsumexp - tl.where(largest == float("-inf"), 0.0, largest))  # [SPLITS_TILE]
+    total = tl.sum(shares, 0)
+    inside = (splits[:, None] < NUM_SPLITS) & (dims[None, :] < HEAD_DIM)  # [SPLITS_TILE, HEAD_DIM_TILE]
+    partial_at = (row * NUM_SPLITS + splits)[:, None] * HEAD_DIM + dims[None, :]
+    partial = tl.load(partial_ptr + partial_at, mask=inside, other=0.0)
+    out = tl.sum(partial * shares[:, None], 0) / tl.where(total == 0.0, 1.0, total)  # [HEAD_DIM_TILE]
+    tl.store(out_ptr + row * HEAD_DIM + dims, out.to(out_ptr.dtype.element_ty), mask=dims < HEAD_DIM)

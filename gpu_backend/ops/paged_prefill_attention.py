@@ -9,11 +9,20 @@
                                  token 2   x x x x x x x x x
 
 A whole prompt (n = context), a later chunk of one (n < context) and the K + 1 tokens of a verify pass are
-the same thing. Owns the op in its three forms. Invariants: nothing outside the contexts is read; rows of
-query past the last start give zeros.
+the same thing.
+
+The kernel's rows are (token, head of the group), so that a few tokens of grouped heads fill a tensor core's
+tile. Which sequence a tile belongs to it finds by bisection, as vLLM's unified kernel does, so that the
+launch needs no length from the device: sequence s owns the tiles from query_starts[s] group // ROW_TILE + s
+on.
+
+Owns the op in its three forms. Invariants: nothing outside the contexts is read; rows of query past the
+last start give zeros.
 """
 
 from __future__ import annotations
+
+import math
 
 import torch
 from torch.nn import functional
@@ -22,10 +31,13 @@ from gpu_backend.launches import count_launch
 from gpu_backend.ops import pieces
 from gpu_backend.ops.implementation import (
     Implementation,
+    require,
+    require_dense_rows,
     require_integers,
     require_same_device,
     require_shape,
 )
+from gpu_backend.ops.language import kernel, next_power_of_2, require_triton, tl
 from gpu_backend.ops.paged_context import PagedContext, check_context, context_slots, gather_slots
 
 
@@ -60,7 +72,7 @@ def paged_prefill_attention(
         case Implementation.UNFUSED:
             return _by_length(query, context, query_starts, scale, fused=False)
         case Implementation.KERNEL:
-            raise NotImplementedError
+            return _launch(query, context, query_starts, scale)
 
 
 def _by_length(
@@ -127,3 +139,130 @@ def _visible(num_new: int, context: PagedContext) -> tuple[torch.Tensor, torch.T
         context.context_lens[:, None] - num_new + torch.arange(num_new, device=device)
     )  # [num_seqs, num_new]
     return slots, torch.arange(slots.shape[1], device=device) > last_seen[:, :, None]
+
+
+def _launch(
+    query: torch.Tensor, context: PagedContext, query_starts: torch.Tensor, scale: float
+) -> torch.Tensor:
+    require_triton()
+    num_tokens, num_heads, head_dim = query.shape
+    num_seqs = context.block_tables.shape[0]
+    out = torch.zeros((num_tokens, num_heads, head_dim), dtype=query.dtype, device=query.device)
+    if num_tokens == 0 or num_seqs == 0:
+        return out
+    keys, values = context.key_cache, context.value_cache
+    require(keys.stride() == values.stride(), "key_cache and value_cache differ in strides")
+    require_dense_rows("block_tables", context.block_tables)
+    group = num_heads // context.num_kv_heads
+    row_tile = min(64, max(16, next_power_of_2(-(-num_tokens * group // num_seqs))))
+    num_tiles = num_tokens * group // row_tile + num_seqs
+    _paged_prefill_attention_kernel[(num_tiles, context.num_kv_heads)](
+        query,
+        keys,
+        values,
+        context.block_tables,
+        context.context_lens,
+        query_starts,
+        out,
+        scale * math.log2(math.e),
+        num_seqs,
+        *query.stride()[:2],
+        *out.stride()[:2],
+        *keys.stride()[:3],
+        context.block_tables.stride(0),
+        BLOCK_SIZE=context.block_size,
+        GROUP=group,
+        HEAD_DIM=head_dim,
+        HEAD_DIM_TILE=next_power_of_2(head_dim),
+        ROW_TILE=row_tile,
+        KEY_TILE=64,
+        num_warps=4,
+        num_stages=2,
+    )
+    count_launch("paged_prefill_attention", lambda: (query, context.bytes_of_contexts()), (out,))
+    return out
+
+
+@kernel
+def _paged_prefill_attention_kernel(
+    query_ptr,
+    key_cache_ptr,
+    value_cache_ptr,
+    block_tables_ptr,
+    context_lens_ptr,
+    query_starts_ptr,
+    out_ptr,
+    scale_log2,
+    num_seqs,
+    query_token_stride,
+    query_head_stride,
+    out_token_stride,
+    out_head_stride,
+    cache_block_stride,
+    cache_slot_stride,
+    cache_head_stride,
+    table_stride,
+    BLOCK_SIZE: tl.constexpr,
+    GROUP: tl.constexpr,
+    HEAD_DIM: tl.constexpr,
+    HEAD_DIM_TILE: tl.constexpr,
+    ROW_TILE: tl.constexpr,
+    KEY_TILE: tl.constexpr,
+):
+    tile = tl.program_id(0)
+    kv_head = tl.program_id(1)
+    low = tl.full([], 0, tl.int32)
+    high = low + num_seqs
+    while high - low > 1:  # the last sequence whose first tile is not past this one
+        middle = (low + high) // 2
+        first_tile = tl.load(query_starts_ptr + middle) * GROUP // ROW_TILE + middle
+        low = tl.where(first_tile <= tile, middle, low)
+        high = tl.where(first_tile <= tile, high, middle)
+    seq = low
+    query_start = tl.load(query_starts_ptr + seq)
+    num_new = tl.load(query_starts_ptr + seq + 1) - query_start
+    first_row = (tile - (query_start * GROUP // ROW_TILE + seq)) * ROW_TILE
+    if first_row < num_new * GROUP:  # tiles are counted generously; some are left over
+        context_len = tl.load(context_lens_ptr + seq)
+        rows = first_row + tl.arange(
+            0, ROW_TILE
+        )  # [ROW_TILE]: token after token, in each the heads of the group
+        new_tokens = rows // GROUP
+        heads = kv_head * GROUP + rows % GROUP
+        positions = context_len - num_new + new_tokens  # [ROW_TILE]
+        dims = tl.arange(0, HEAD_DIM_TILE)  # [HEAD_DIM_TILE]
+        is_row = (new_tokens[:, None] < num_new) & (dims[None, :] < HEAD_DIM)  # [ROW_TILE, HEAD_DIM_TILE]
+        tokens = (query_start + new_tokens).to(tl.int64)[:, None]
+        query_at = tokens * query_token_stride + heads[:, None] * query_head_stride + dims[None, :]
+        query = tl.load(query_ptr + query_at, mask=is_row, other=0.0)
+
+        largest = tl.full([ROW_TILE], float("-inf"), tl.float32)
+        total = tl.zeros([ROW_TILE], tl.float32)
+        out = tl.zeros([ROW_TILE, HEAD_DIM_TILE], tl.float32)
+        last_new = (first_row + ROW_TILE - 1) // GROUP
+        last = tl.minimum(context_len - num_new + last_new + 1, context_len)
+        table_ptr = block_tables_ptr + seq.to(tl.int64) * table_stride
+        for start in range(0, last, KEY_TILE):
+            key_tokens = start + tl.arange(0, KEY_TILE)  # [KEY_TILE]
+            exists = key_tokens < last
+            blocks = tl.load(table_ptr + key_tokens // BLOCK_SIZE, mask=exists, other=0)
+            slots = blocks.to(tl.int64) * cache_block_stride + (key_tokens % BLOCK_SIZE) * cache_slot_stride
+            key_rows = slots + kv_head * cache_head_stride  # [KEY_TILE]
+            is_key = exists[:, None] & (dims[None, :] < HEAD_DIM)  # [KEY_TILE, HEAD_DIM_TILE]
+            keys = tl.load(key_cache_ptr + key_rows[:, None] + dims[None, :], mask=is_key, other=0.0)
+            values = tl.load(value_cache_ptr + key_rows[:, None] + dims[None, :], mask=is_key, other=0.0)
+            scores = (
+                tl.dot(query, tl.trans(keys), input_precision="ieee") * scale_log2
+            )  # [ROW_TILE, KEY_TILE]
+            seen = exists[None, :] & (key_tokens[None, :] <= positions[:, None])  # [ROW_TILE, KEY_TILE]
+            scores = tl.where(seen, scores, float("-inf"))
+            raised = tl.maximum(largest, tl.max(scores, 1))  # finite: every row sees position 0
+            weights = tl.exp2(scores - raised[:, None])
+            fade = tl.exp2(largest - raised)
+            total = total * fade + tl.sum(weights, 1)
+            out = out * fade[:, None] + tl.dot(weights.to(values.dtype), values, input_precision="ieee")
+            largest = raised
+
+        out = out / tl.where(total == 0.0, 1.0, total)[:, None]
+        out_at = tokens * out_token_stride + heads[:, None] * out_head_stride + dims[None, :]
+        tl.store(out_ptr + out_at, out.to(out_ptr.dtype.element_ty), mask=is_row)

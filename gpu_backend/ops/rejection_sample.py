@@ -29,6 +29,7 @@ from gpu_backend.ops.implementation import (
     require_shape,
 )
 from gpu_backend.ops.inverse_cdf import draw
+from gpu_backend.ops.language import kernel, next_power_of_2, require_triton, tl
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +71,7 @@ def rejection_sample(
         case Implementation.UNFUSED:
             return _unfused(drafts, uniforms)
         case Implementation.KERNEL:
-            raise NotImplementedError
+            return _launch(drafts, uniforms)
 
 
 def _check(drafts: Drafts, uniforms: torch.Tensor) -> None:
@@ -143,3 +144,97 @@ def _unfused(drafts: Drafts, uniforms: torch.Tensor) -> Verdict:
     count_launch("cumsum", (row_bytes,), (row_bytes,))
     count_launch("compare", (row_bytes,), (verdict.next_token_ids,))
     return verdict
+
+
+def _launch(drafts: Drafts, uniforms: torch.Tensor) -> Verdict:
+    require_triton()
+    num_seqs, max_drafts = drafts.token_ids.shape
+    vocab_size = drafts.target_probs.shape[2]
+    named = (
+        ("token_ids", drafts.token_ids),
+        ("draft_probs", drafts.draft_probs),
+        ("target_probs", drafts.target_probs),
+        ("uniforms", uniforms),
+    )
+    for name, tensor in named:
+        require(tensor.is_contiguous(), f"{name} is not contiguous")
+    num_accepted = torch.empty(num_seqs, dtype=torch.int32, device=uniforms.device)
+    next_token_ids = torch.empty(num_seqs, dtype=torch.int64, device=uniforms.device)
+    if num_seqs:
+        _rejection_sample_kernel[(num_seqs,)](
+            drafts.token_ids,
+            drafts.num_drafts,
+            drafts.draft_probs,
+            drafts.target_probs,
+            uniforms,
+            num_accepted,
+            next_token_ids,
+            vocab_size,
+            MAX_DRAFTS=max_drafts,
+            TILE=min(2048, next_power_of_2(vocab_size)),
+            num_warps=4,
+        )
+    count_launch("rejection_sample", lambda: _operands(drafts), (num_accepted, next_token_ids))
+    return Verdict(num_accepted, next_token_ids)
+
+
+@kernel
+def _rejection_sample_kernel(
+    token_ids_ptr,
+    num_drafts_ptr,
+    draft_probs_ptr,
+    target_probs_ptr,
+    uniforms_ptr,
+    num_accepted_ptr,
+    next_token_ids_ptr,
+    vocab_size,
+    MAX_DRAFTS: tl.constexpr,
+    TILE: tl.constexpr,
+):
+    seq = tl.program_id(0).to(tl.int64)
+    num_drafts = tl.load(num_drafts_ptr + seq).to(tl.int32)
+    accepted = 0
+    for position in range(MAX_DRAFTS):
+        tested = (position < num_drafts) & (accepted == position)  # all before it stand
+        token = tl.load(token_ids_ptr + seq * MAX_DRAFTS + position, mask=tested, other=0).to(tl.int64)
+        draft_at = (seq * MAX_DRAFTS + position) * vocab_size + token
+        target_at = (seq * (MAX_DRAFTS + 1) + position) * vocab_size + token
+        by_draft = tl.load(draft_probs_ptr + draft_at, mask=tested, other=0.0)
+        by_target = tl.load(target_probs_ptr + target_at, mask=tested, other=0.0)
+        uniform = tl.load(uniforms_ptr + seq * (MAX_DRAFTS + 1) + position, mask=tested, other=0.0)
+        accepted += (tested & (uniform * by_draft < by_target)).to(tl.int32)
+    tl.store(num_accepted_ptr + seq, accepted)
+
+    rejected = accepted < num_drafts
+    target_ptr = target_probs_ptr + (seq * (MAX_DRAFTS + 1) + accepted) * vocab_size
+    draft_ptr = draft_probs_ptr + (seq * MAX_DRAFTS + accepted) * vocab_size
+    lanes = tl.arange(0, TILE)  # [TILE]
+    target_total = 0.0
+    residual_total = 0.0
+    for start in range(0, vocab_size, TILE):
+        columns = start + lanes
+        inside = columns < vocab_size
+        target = tl.load(target_ptr + columns, mask=inside, other=0.0)
+        draft = tl.load(draft_ptr + columns, mask=inside & rejected, other=0.0)
+        target_total += tl.sum(target, 0)
+        residual_total += tl.sum(tl.maximum(target - draft, 0.0), 0)
+    recovers = rejected & (residual_total > 0.0)  # rounding alone can empty the residual
+    total = tl.where(recovers, residual_total, target_total)
+
+    threshold = tl.load(uniforms_ptr + seq * (MAX_DRAFTS + 1) + MAX_DRAFTS) * total
+    passed = 0.0
+    drawn = vocab_size
+    last_possible = 0
+    for start in range(0, vocab_size, TILE):
+        columns = start + lanes
+        inside = columns < vocab_size
+        target = tl.load(target_ptr + columns, mask=inside, other=0.0)
+        draft = tl.load(draft_ptr + columns, mask=inside & recovers, other=0.0)
+        weights = tl.maximum(target - draft, 0.0)
+        running = passed + tl.cumsum(weights, 0)
+        hit = (running > threshold) & (weights > 0.0)
+        drawn = tl.minimum(drawn, tl.min(tl.where(hit, columns, vocab_size), 0))
+        last_possible = tl.maximum(last_possible, tl.max(tl.where(weights > 0.0, columns, 0), 0))
+        passed += tl.sum(weights, 0)
+    token = tl.where(drawn < vocab_size, drawn, last_possible)
+    tl.store(next_token_ids_ptr + seq, token.to(tl.int64))

@@ -25,6 +25,7 @@ from gpu_backend.ops.implementation import (
     require_same_device,
     require_shape,
 )
+from gpu_backend.ops.language import kernel, next_power_of_2, require_triton, tl
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +60,7 @@ def rotary_and_cache(
         case Implementation.UNFUSED:
             return _unfused(new, cos_sin, key_cache, value_cache)
         case Implementation.KERNEL:
-            raise NotImplementedError
+            return _launch(new, cos_sin, key_cache, value_cache)
 
 
 def _check(new: NewTokens, cos_sin: torch.Tensor, key_cache: torch.Tensor, value_cache: torch.Tensor) -> None:
@@ -136,3 +137,105 @@ def _unfused_rotated(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> t
     left = pieces.subtract(pieces.multiply(first, cos), pieces.multiply(second, sin))
     right = pieces.add(pieces.multiply(second, cos), pieces.multiply(first, sin))
     return pieces.cast(pieces.concatenate(left, right), x.dtype)
+
+
+def _launch(
+    new: NewTokens, cos_sin: torch.Tensor, key_cache: torch.Tensor, value_cache: torch.Tensor
+) -> torch.Tensor:
+    require_triton()
+    num_tokens, num_heads, head_dim = new.query.shape
+    rotated = torch.empty((num_tokens, num_heads, head_dim), dtype=new.query.dtype, device=new.query.device)
+    require(cos_sin.is_contiguous(), "cos_sin is not contiguous")
+    require(key_cache.stride() == value_cache.stride(), "key_cache and value_cache differ in strides")
+    if num_tokens == 0:
+        return rotated
+    block_size, num_kv_heads = key_cache.shape[1:3]
+    _rotary_and_cache_kernel[(num_tokens,)](
+        new.query,
+        new.key,
+        new.value,
+        rotated,
+        key_cache,
+        value_cache,
+        cos_sin,
+        new.positions,
+        new.slot_mapping,
+        *new.query.stride()[:2],
+        *new.key.stride()[:2],
+        *new.value.stride()[:2],
+        *key_cache.stride()[:3],
+        BLOCK_SIZE=block_size,
+        NUM_HEADS=num_heads,
+        NUM_KV_HEADS=num_kv_heads,
+        HALF=head_dim // 2,
+        HEADS_TILE=next_power_of_2(num_heads),
+        KV_HEADS_TILE=next_power_of_2(num_kv_heads),
+        HALF_TILE=next_power_of_2(head_dim // 2),
+        num_warps=4,
+    )
+    count_launch("rotary_and_cache", lambda: _operands(new, cos_sin), (rotated, new.key, new.value))
+    return rotated
+
+
+@kernel
+def _rotary_and_cache_kernel(
+    query_ptr,
+    key_ptr,
+    value_ptr,
+    rotated_ptr,
+    key_cache_ptr,
+    value_cache_ptr,
+    cos_sin_ptr,
+    positions_ptr,
+    slots_ptr,
+    query_token_stride,
+    query_head_stride,
+    key_token_stride,
+    key_head_stride,
+    value_token_stride,
+    value_head_stride,
+    cache_block_stride,
+    cache_slot_stride,
+    cache_head_stride,
+    BLOCK_SIZE: tl.constexpr,
+    NUM_HEADS: tl.constexpr,
+    NUM_KV_HEADS: tl.constexpr,
+    HALF: tl.constexpr,
+    HEADS_TILE: tl.constexpr,
+    KV_HEADS_TILE: tl.constexpr,
+    HALF_TILE: tl.constexpr,
+):
+    token = tl.program_id(0).to(tl.int64)
+    dims = tl.arange(0, HALF_TILE)  # [HALF_TILE]
+    angles_ptr = cos_sin_ptr + tl.load(positions_ptr + token).to(tl.int64) * (2 * HALF)
+    cos = tl.load(angles_ptr + dims, mask=dims < HALF, other=0.0).to(tl.float32)[None, :]
+    sin = tl.load(angles_ptr + HALF + dims, mask=dims < HALF, other=0.0).to(tl.float32)[None, :]
+
+    heads = tl.arange(0, HEADS_TILE)  # [HEADS_TILE]
+    inside = (heads[:, None] < NUM_HEADS) & (dims[None, :] < HALF)  # [HEADS_TILE, HALF_TILE]
+    from_ptr = query_ptr + token * query_token_stride + heads[:, None] * query_head_stride + dims[None, :]
+    to_ptr = rotated_ptr + (token * NUM_HEADS + heads[:, None]) * (2 * HALF) + dims[None, :]
+    first = tl.load(from_ptr, mask=inside, other=0.0).to(tl.float32)
+    second = tl.load(from_ptr + HALF, mask=inside, other=0.0).to(tl.float32)
+    tl.store(to_ptr, (first * cos - second * sin).to(rotated_ptr.dtype.element_ty), mask=inside)
+    tl.store(to_ptr + HALF, (second * cos + first * sin).to(rotated_ptr.dtype.element_ty), mask=inside)
+
+    slot = tl.load(slots_ptr + token).to(tl.int64)
+    kv_heads = tl.arange(0, KV_HEADS_TILE)  # [KV_HEADS_TILE]
+    inside = (kv_heads[:, None] < NUM_KV_HEADS) & (dims[None, :] < HALF) & (slot >= 0)
+    at = (
+        (slot // BLOCK_SIZE) * cache_block_stride
+        + (slot % BLOCK_SIZE) * cache_slot_stride
+        + kv_heads[:, None] * cache_head_stride
+        + dims[None, :]
+    )  # [KV_HEADS_TILE, HALF_TILE]
+    from_ptr = key_ptr + token * key_token_stride + kv_heads[:, None] * key_head_stride + dims[None, :]
+    first = tl.load(from_ptr, mask=inside, other=0.0).to(tl.float32)
+    second = tl.load(from_ptr + HALF, mask=inside, other=0.0).to(tl.float32)
+    key_type = key_cache_ptr.dtype.element_ty
+    tl.store(key_cache_ptr + at, (first * cos - second * sin).to(key_type), mask=inside)
+    tl.store(key_cache_ptr + at + HALF, (second * cos + first * sin).to(key_type), mask=inside)
+
+    from_ptr = value_ptr + token * value_token_stride + kv_heads[:, None] * value_head_stride + dims[None, :]
+    tl.store(value_cache_ptr + at, tl.load(from_ptr, mask=inside, other=0.0), mask=inside)
+    tl.store(value_cache_ptr + at + HALF, tl.load(from_ptr + HALF, mask=inside, other=0.0), mask=inside)

@@ -13,8 +13,9 @@ from collections.abc import Sequence
 import torch
 
 from gpu_backend.launches import count_launch
-from gpu_backend.ops.block_moves import check_caches, moved_bytes
+from gpu_backend.ops.block_moves import check_caches, move_shape, moved_bytes
 from gpu_backend.ops.implementation import Implementation, require, require_same_device, require_shape
+from gpu_backend.ops.language import kernel, require_triton, tl
 
 
 def scatter_blocks(
@@ -45,9 +46,44 @@ def scatter_blocks(
                 moved = moved_bytes((cache,), blocks)
                 count_launch("put_rows", (moved, blocks), (moved,))
         case Implementation.KERNEL:
-            raise NotImplementedError
+            _launch(caches, blocks, staging)
 
 
 def _scatter_each(caches: Sequence[torch.Tensor], blocks: torch.Tensor, staging: torch.Tensor) -> None:
     for index, cache in enumerate(caches):
         cache[blocks] = staging[:, index]
+
+
+def _launch(caches: Sequence[torch.Tensor], blocks: torch.Tensor, staging: torch.Tensor) -> None:
+    require_triton()
+    shape = move_shape(caches)
+    _scatter_blocks_kernel[shape.grid(blocks.numel())](
+        shape.cache_pointers,
+        blocks,
+        staging.view(torch.int32),
+        shape.block_stride_words,
+        BLOCK_WORDS=shape.block_words,
+        TILE_WORDS=shape.tile_words,
+        num_warps=4,
+    )
+    count_launch("scatter_blocks", (staging, blocks), (moved_bytes(caches, blocks),))
+
+
+@kernel
+def _scatter_blocks_kernel(
+    cache_pointers_ptr,
+    blocks_ptr,
+    staging_ptr,
+    block_stride_words,
+    BLOCK_WORDS: tl.constexpr,
+    TILE_WORDS: tl.constexpr,
+):
+    move = tl.program_id(0).to(tl.int64)
+    cache = tl.program_id(1)
+    cache_ptr = tl.load(cache_pointers_ptr + cache).to(tl.pointer_type(tl.int32))
+    cache_ptr = tl.multiple_of(cache_ptr, 16)
+    words = tl.program_id(2) * TILE_WORDS + tl.arange(0, TILE_WORDS)  # [TILE_WORDS]
+    block = tl.load(blocks_ptr + move).to(tl.int64) * block_stride_words
+    packed = (move * tl.num_programs(1) + cache) * BLOCK_WORDS
+    inside = words < BLOCK_WORDS
+    tl.store(cache_ptr + block + words, tl.load(staging_ptr + packed + words, mask=inside), mask=inside)
