@@ -22,6 +22,7 @@ from sim.executor import CostModel, SimExecutor
 from sim.links import HostTraffic
 from sim.recorder import Recorder
 from sim.router import RouterKind, make_router
+from sim.speculation import Speculation, Speculator
 from sim.victim_cost import CheaperOfTwo
 from workloads.spec import RequestSpec, Workload
 
@@ -61,16 +62,24 @@ class Physics:
         cost: Step times.
         traffic: How blocks travel to the host and back, and are copied; None: in no time.
         beams: How often beams change parents; None: never.
+        speculation: What is drafted and kept; None: nothing.
+        draft_cost: Step times of the draft model, where there is one.
     """
 
     cost: CostModel
     traffic: HostTraffic | None = None
     beams: BeamLaw | None = None
+    speculation: Speculation | None = None
+    draft_cost: CostModel | None = None
 
     def executor(self) -> SimExecutor:
         """A replica's executor."""
         moves = self.traffic.moves if self.traffic is not None else None
-        return SimExecutor(self.cost, moves, BeamChanges(self.beams) if self.beams is not None else None)
+        beams = BeamChanges(self.beams) if self.beams is not None else None
+        speculator = None
+        if self.speculation is not None:
+            speculator = Speculator(self.speculation, self.cost, self.draft_cost)
+        return SimExecutor(self.cost, moves, beams, speculator)
 
 
 ONE_REPLICA = ClusterConfig()

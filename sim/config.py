@@ -17,13 +17,15 @@ from pydantic import ValidationError
 
 from sim.config_catalog import load_gpu, load_model
 from sim.config_checks import Fit
-from sim.config_engine import beam_law, engine_config, host_traffic
+from sim.config_engine import beam_law, engine_config, host_traffic, speculation_of
 from sim.config_errors import in_file_order, problem_at, problems_of
 from sim.config_overrides import apply_override
 from sim.config_paths import Surroundings
 from sim.config_schema import ExperimentFile, json_schema
+from sim.cost.fixed import FixedCost
+from sim.cost.model import ModelShape
 from sim.errors import ConfigError, Problem
-from sim.experiment import Experiment
+from sim.experiment import Experiment, StepTimes
 from sim.yaml_source import Document, read_yaml
 
 __all__ = ["Experiment", "json_schema", "load_experiment"]
@@ -70,7 +72,7 @@ def _place(problem: Problem) -> tuple[object, ...]:
 
 def _compose(file: ExperimentFile, document: Document, path: Path) -> Experiment:
     model, gpu = load_model(file.model, path.parent), load_gpu(file.hardware, path.parent)
-    fit = Fit.of(file, model, gpu)
+    fit = Fit.of(file, model, gpu, _draft_of(file, path))
     faults = [problem_at(document.value_mark(key), key, message) for key, message in fit.faults()]
     if faults:
         raise ConfigError(in_file_order(faults))
@@ -92,7 +94,24 @@ def _compose(file: ExperimentFile, document: Document, path: Path) -> Experiment
         warnings=tuple(fit.warnings()),
         traffic=host_traffic(fit),
         beams=beam_law(file),
+        speculation=speculation_of(fit),
+        step_times=_step_times(file),
     )
+
+
+def _draft_of(file: ExperimentFile, path: Path) -> ModelShape | None:
+    section = file.speculation
+    if section is None or section.draft_model is None:
+        return None
+    return load_model(section.draft_model, path.parent)
+
+
+def _step_times(file: ExperimentFile) -> StepTimes | None:
+    section = file.step_time
+    if section is None:
+        return None
+    draft = FixedCost(section.draft) if section.draft is not None else None
+    return StepTimes(FixedCost(section.target), draft)
 
 
 def _name_from(path: Path) -> str:

@@ -19,6 +19,7 @@ from sim.config_schema import (
     ExperimentFile,
     SwapSection,
 )
+from sim.config_speculation_checks import speculation_faults
 from sim.config_workload import ServeGenSection
 from sim.cost.hardware import Gpu
 from sim.cost.memory import GpuMemory, gpu_memory
@@ -37,13 +38,24 @@ class Fit:
     file: ExperimentFile
     model: ModelShape
     gpu: Gpu
+    draft: ModelShape | None = None
+    """The small model that drafts, where one does."""
 
     @classmethod
-    def of(cls, file: ExperimentFile, model: ModelShape, gpu: Gpu) -> Fit:
-        """With the defaults of the file's release, and the model's KV cache in the elements it asks for."""
+    def of(cls, file: ExperimentFile, model: ModelShape, gpu: Gpu, draft: ModelShape | None = None) -> Fit:
+        """With the defaults of the file's release, and the KV cache in the elements it asks for."""
         engine = file.engine.with_release_rules(model.max_position_embeddings)
-        model = replace(model, kv_bytes_per_value=KV_BYTES[engine.kv_cache_dtype])
-        return cls(file.model_copy(update={"engine": engine}), model, gpu)
+        kv_bytes = KV_BYTES[engine.kv_cache_dtype]
+        model = replace(model, kv_bytes_per_value=kv_bytes)
+        draft = replace(draft, kv_bytes_per_value=kv_bytes) if draft is not None else None
+        return cls(file.model_copy(update={"engine": engine}), model, gpu, draft)
+
+    @property
+    def draft_tensor_parallel_size(self) -> int:
+        """GPUs that share each layer of the draft model."""
+        speculation = self.file.speculation
+        wanted = speculation.draft_tensor_parallel_size if speculation is not None else None
+        return wanted or self.tensor_parallel_size
 
     @property
     def is_paper(self) -> bool:
@@ -116,6 +128,8 @@ class Fit:
             self.gpu,
             utilization_fraction=self.engine.gpu_memory_utilization,
             tensor_parallel_size=tensor_parallel_size,
+            draft=self.draft,
+            draft_tensor_parallel_size=min(self.draft_tensor_parallel_size, tensor_parallel_size),
         )
 
     @property
@@ -145,6 +159,14 @@ class Fit:
     def faults(self) -> Iterator[Fault]:
         """Everything that cannot be run."""
         yield from kind_faults(self.file)
+        yield from speculation_faults(self.file, self.model, self.draft, self.max_num_batched_tokens)
+        if self.draft is not None and not self.draft.can_be_split(self.draft_tensor_parallel_size):
+            message = (
+                f"{self.draft.name} cannot be split over {self.draft_tensor_parallel_size} GPUs: its "
+                f"{self.draft.num_attention_heads} query and {self.draft.num_key_value_heads} KV heads do "
+                "not divide; set it to 1"
+            )
+            yield ("speculation", "draft_tensor_parallel_size"), message
         yield from self._split_faults()
         if self.engine.num_gpu_blocks_override is None and self.num_usable_blocks < 1:
             yield ("model",), self._does_not_fit()

@@ -22,6 +22,7 @@ from sim.core.reservation import ContiguousConfig, Reservation
 from sim.core.scheduler_config import SchedulerConfig
 from sim.cost.block_moves import BlockLayout, BlockMoves
 from sim.links import HostTraffic
+from sim.speculation import Proposer, Speculation
 
 
 def engine_config(fit: Fit) -> EngineConfig:
@@ -66,10 +67,14 @@ def _memory_config(section: EngineSection, fit: Fit) -> MemoryConfig:
         free_order=FreeOrder(section.free_order) if section.free_order else FreeOrder.UNHASHED_FIRST,
         has_null_block=fit.has_null_block,
         num_offload_blocks=fit.num_offload_blocks,
+        drops_last_hit=fit.file.speculation is not None and fit.file.speculation.proposer == "eagle",
     )
 
 
 def _v1_config(section: EngineSection, fit: Fit) -> SchedulerConfig:
+    drafting = fit.file.speculation
+    num_drafts = drafting.how_many().most if drafting is not None else 0
+    proposer = Proposer(drafting.proposer) if drafting is not None else None
     return SchedulerConfig(
         max_model_len=fit.max_model_len,
         max_num_seqs=section.max_num_seqs,
@@ -83,6 +88,25 @@ def _v1_config(section: EngineSection, fit: Fit) -> SchedulerConfig:
         full_sequence_gate=bool(section.full_sequence_gate),
         async_scheduling=section.async_scheduling,
         batching=section.batching.value(),
+        num_speculative_tokens=num_drafts,
+        num_lookahead_slots=num_drafts if proposer in (Proposer.DRAFT_MODEL, Proposer.EAGLE) else 0,
+        num_draft_rows=int(proposer is Proposer.DRAFT_MODEL),
+    )
+
+
+def speculation_of(fit: Fit) -> Speculation | None:
+    """What is drafted and kept."""
+    section = fit.file.speculation
+    if section is None:
+        return None
+    return Speculation(
+        Proposer(section.proposer),
+        section.how_many(),
+        section.acceptance.value(),
+        seed=fit.file.seed,
+        cost_fraction=section.cost_fraction or 0.05,
+        draft=fit.draft,
+        draft_tensor_parallel_size=fit.draft_tensor_parallel_size,
     )
 
 

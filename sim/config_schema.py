@@ -14,6 +14,7 @@ from pydantic import AfterValidator, Field, ValidationInfo
 from sim.cluster import ClusterConfig
 from sim.config_catalog import is_path, load_gpu, load_model
 from sim.config_paths import expand_path, folder_of
+from sim.config_speculation import SpeculationSection, StepTimeSection
 from sim.config_types import WHOLE, Count, CountOrZero, Duration, Memory, Pause, Section, Share
 from sim.config_workload import WorkloadSection
 from sim.core.policy import Batching, Continuous, Dynamic, Static
@@ -269,6 +270,12 @@ def _absolute(reference: str, info: ValidationInfo) -> str:
     return str(expand_path(reference, folder_of(info))) if is_path(reference) else reference
 
 
+def _known_draft(section: SpeculationSection | None, info: ValidationInfo) -> SpeculationSection | None:
+    if section is None or section.draft_model is None:
+        return section
+    return section.model_copy(update={"draft_model": _known_model(section.draft_model, info)})
+
+
 class ExperimentFile(Section):
     """One experiment: a model on some hardware, an engine's settings, a workload, latency goals."""
 
@@ -290,6 +297,12 @@ class ExperimentFile(Section):
     swap: SwapSection | None = Field(default=None, description="Host memory of vllm-v0.")
     offload: OffloadSection | None = Field(
         default=None, description="A second tier of the prefix cache, in host memory."
+    )
+    speculation: Annotated[SpeculationSection | None, AfterValidator(_known_draft)] = Field(
+        default=None, description="Speculative decoding."
+    )
+    step_time: StepTimeSection | None = Field(
+        default=None, description="Step times that are known, instead of the cost model's."
     )
     workload: WorkloadSection = Field(description="The requests.")
     slo: SloSection = Field(default=SloSection(), description="Latency goals.")

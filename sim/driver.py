@@ -200,7 +200,7 @@ class Replica:
         self._timeline.take_turn(number)
         ends_ns, self._ends_ns = self._ends_ns, []
         outcome = engine.core.finish_step(plan, result, len(ends_ns))
-        engine.log.note_plan(plan, self._start_ns, ends_ns, outcome)
+        engine.log.note_plan(plan, self._start_ns, ends_ns, outcome, result.draft_ns)
         if outcome.finished:
             self._on_end(outcome.finished, number)
         if self._giving_up:

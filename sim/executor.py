@@ -7,6 +7,7 @@ from typing import Protocol
 from sim.beam_search import BeamChanges
 from sim.core.step import StepPlan, StepResult
 from sim.cost.block_moves import BlockMoves
+from sim.speculation import Speculator
 
 
 class CostModel(Protocol):
@@ -28,14 +29,19 @@ class SimExecutor:
     answer: they share a link, so the driver lets them take their time.
     """
 
-    __slots__ = ("_beams", "_cost", "_moves")
+    __slots__ = ("_beams", "_cost", "_moves", "_speculator")
 
     def __init__(
-        self, cost: CostModel, moves: BlockMoves | None = None, beams: BeamChanges | None = None
+        self,
+        cost: CostModel,
+        moves: BlockMoves | None = None,
+        beams: BeamChanges | None = None,
+        speculator: Speculator | None = None,
     ) -> None:
         self._cost = cost
         self._moves = moves
         self._beams = beams
+        self._speculator = speculator
 
     def execute(self, plan: StepPlan) -> StepResult:
         """The predicted ends of all steps of the plan."""
@@ -43,6 +49,15 @@ class SimExecutor:
         if plan.blocks_to_copy and self._moves is not None:
             copy_ns = self._moves.device_ns(len(plan.blocks_to_copy))
             ends_ns = [end_ns + copy_ns for end_ns in ends_ns]
+        if self._speculator is not None:
+            speculated = self._speculator.speculate(plan)
+            ends_ns = [end_ns + speculated.draft_ns for end_ns in ends_ns]
+            return StepResult(
+                ends_ns,
+                num_accepted=speculated.num_accepted,
+                num_drafts=speculated.num_drafts,
+                draft_ns=speculated.draft_ns,
+            )
         if self._beams is not None:
             return StepResult(ends_ns, beams=self._beams.forks(plan))
         return StepResult(ends_ns)

@@ -15,11 +15,21 @@ from typing import Any
 from sim.beam_search import BeamLaw
 from sim.cluster import ClusterConfig
 from sim.core.engine import EngineConfig
+from sim.cost.fixed import FixedCost
 from sim.cost.hardware import Gpu
 from sim.cost.model import ModelShape
 from sim.links import HostTraffic
 from sim.metrics import Slo
+from sim.speculation import Speculation
 from workloads.generate import WorkloadConfig
+
+
+@dataclass(frozen=True, slots=True)
+class StepTimes:
+    """Step times that are known, of the model and of its draft model if it has one."""
+
+    target: FixedCost
+    draft: FixedCost | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +45,8 @@ class Experiment:
         warnings: What is allowed but probably not meant.
         traffic: How blocks travel to the host and back; None: nothing is ever moved.
         beams: How often beams change parents, where requests search.
+        speculation: What is drafted and kept; None: nothing.
+        step_times: Known step times; None: those of the cost model.
     """
 
     name: str
@@ -52,6 +64,8 @@ class Experiment:
     warnings: tuple[str, ...] = ()
     traffic: HostTraffic | None = None
     beams: BeamLaw | None = None
+    speculation: Speculation | None = None
+    step_times: StepTimes | None = None
 
     @property
     def num_gpus(self) -> int:

@@ -18,6 +18,7 @@ GOALS = ("ttft", "tpot", "e2el")
 _SCALAR_BY_NAME = {metric.name: metric for metric in SCALARS}
 _LATENCY_BY_NAME = {metric.name: metric for metric in LATENCIES}
 _LATENCY_KEY = re.compile(r"(?:sim_)?(?:mean|median|std|p[0-9.]+)_(?P<name>\w+)_ms")
+_PLACE_KEY = re.compile(r"sim_acceptance_rate_at_(?P<place>\d+)")
 _GOAL_KEY = re.compile(r"sim_slo_(?P<name>ttft|tpot|e2el)_(?P<what>ms|met|attainment)")
 
 
@@ -36,6 +37,10 @@ def definition_of(key: str) -> Metric | None:
     """What a key of a summary means; None for a key that is no metric."""
     if key in _SCALAR_BY_NAME:
         return _SCALAR_BY_NAME[key]
+    if match := _PLACE_KEY.fullmatch(key):
+        place = match["place"]
+        formula = f"of the drafts at place {place} of their run, those kept"
+        return Metric(key, Group.SPECULATION, f"acceptance at {place}", "fraction", formula)
     if match := _GOAL_KEY.fullmatch(key):
         return _goal_metric(key, match["name"], match["what"])
     if match := _LATENCY_KEY.fullmatch(key):

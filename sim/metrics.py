@@ -252,11 +252,39 @@ def _memory_and_scheduling(record: RunRecord) -> dict[str, Number]:
         "sim_mean_running": state.mean_running,
         "sim_mean_waiting": state.mean_waiting,
         "sim_peak_waiting": state.peak_waiting,
+        **_speculation(record),
         "sim_steps": record.num_steps,
         "sim_mean_batch_size": state.mean_batch_size,
         "sim_mean_step_tokens": state.mean_step_tokens,
         "sim_busy_fraction": state.busy_fraction,
         "sim_num_replicas": record.num_replicas,
+    }
+
+
+def _speculation(record: RunRecord) -> dict[str, Number]:
+    """What drafting gave, where anything was drafted."""
+    counters = record.counters
+    runs, drafted, accepted = (counters[key] for key in ("draft_runs", "drafted_tokens", "accepted_tokens"))
+    if not drafted:
+        return {}
+    steps = record.steps
+    drafting_ns = int(steps["drafting"].astype(np.int64).sum())
+    busy_ns = int((steps["end"] - steps["start"]).astype(np.int64).sum())
+    at = {
+        f"sim_acceptance_rate_at_{place}": _ratio(
+            counters[f"accepted_at_{place}"], counters[f"drafted_at_{place}"]
+        )
+        for place in range(1, sum(key.startswith("drafted_at_") for key in counters) + 1)
+    }
+    return {
+        "sim_acceptance_rate": accepted / drafted,
+        "sim_mean_acceptance_length": 1 + accepted / runs,
+        **at,
+        "sim_mean_num_drafts": drafted / runs,
+        "sim_drafted_tokens": drafted,
+        "sim_accepted_tokens": accepted,
+        "sim_drafting_fraction": drafting_ns / busy_ns,
+        "sim_verifying_fraction": 1 - drafting_ns / busy_ns,
     }
 
 

@@ -23,6 +23,7 @@ class Group(Enum):
     THROUGHPUT = "Throughput"
     MEMORY = "KV cache"
     SCHEDULING = "Scheduling"
+    SPECULATION = "Speculation"
 
 
 @dataclass(frozen=True, slots=True)
@@ -286,6 +287,45 @@ SCALARS: tuple[Metric, ...] = (
     ),
     Metric(
         "sim_peak_waiting", Group.SCHEDULING, "waiting, peak", "", "most sequences waiting on one replica"
+    ),
+    Metric(
+        "sim_acceptance_rate",
+        Group.SPECULATION,
+        "acceptance rate",
+        "fraction",
+        "draft tokens kept / draft tokens verified",
+        "vLLM's draft acceptance rate",
+    ),
+    Metric(
+        "sim_mean_acceptance_length",
+        Group.SPECULATION,
+        "acceptance length, mean",
+        "tokens",
+        "tokens of a verified run: drafts kept, and the recovered or bonus token",
+        "vLLM's mean acceptance length",
+    ),
+    Metric(
+        "sim_mean_num_drafts",
+        Group.SPECULATION,
+        "drafts per run",
+        "tokens",
+        "drafts verified / runs verified",
+    ),
+    Metric("sim_drafted_tokens", Group.SPECULATION, "drafted", "tokens", "draft tokens verified"),
+    Metric("sim_accepted_tokens", Group.SPECULATION, "accepted", "tokens", "draft tokens kept"),
+    Metric(
+        "sim_drafting_fraction",
+        Group.SPECULATION,
+        "time drafting",
+        "fraction",
+        "time in steps that went into proposing drafts",
+    ),
+    Metric(
+        "sim_verifying_fraction",
+        Group.SPECULATION,
+        "time in the target",
+        "fraction",
+        "the rest of the time in steps: prompts, and tokens verified",
     ),
     Metric("sim_steps", Group.SCHEDULING, "engine steps", "", "steps of all replicas"),
     Metric(

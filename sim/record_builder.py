@@ -258,6 +258,7 @@ def _steps(replica: int, clock: _Clock, num_waiting: NDArray[np.int32]) -> dict[
         "num_running": clock.each_step("num_running").astype(np.int32),
         "num_waiting": num_waiting,
         "used_blocks": clock.used_blocks,
+        "drafting": clock.each_step("draft_ns").astype(TIME),  # such a plan is for one step
         "saved_blocks": clock.each_step("saved_blocks").astype(np.int32),
         "filled_slots": filled,
         "reserved_slots": np.maximum(clock.each_step("promised_slots") - filled, 0),
@@ -277,6 +278,25 @@ def _merge_steps(tables: list[dict[str, NDArray[Any]]]) -> Mapping[str, NDArray[
     return merged
 
 
+def _draft_counters(cores: list[EngineCore]) -> dict[str, int]:
+    """Drafts verified and kept, in all and at each place of a run."""
+    runs: dict[tuple[int, int], int] = {}
+    for core in cores:
+        for run, count in core.draft_runs.items():
+            runs[run] = runs.get(run, 0) + count
+    most = max((drafted for drafted, _ in runs), default=0)
+    counters = {
+        "draft_runs": sum(runs.values()),
+        "drafted_tokens": sum(drafted * count for (drafted, _), count in runs.items()),
+        "accepted_tokens": sum(kept * count for (_, kept), count in runs.items()),
+    }
+    for place in range(1, most + 1):
+        at = [(kept, count) for (drafted, kept), count in runs.items() if drafted >= place]
+        counters[f"drafted_at_{place}"] = sum(count for _, count in at)
+        counters[f"accepted_at_{place}"] = sum(count for kept, count in at if kept >= place)
+    return counters
+
+
 def _counters(
     cores: list[EngineCore], recorder: Recorder, requests: dict[str, NDArray[Any]]
 ) -> dict[str, int]:
@@ -294,6 +314,7 @@ def _counters(
         "num_plans": sum(len(log.plans) // len(PLAN_FIELDS) for log in recorder.replicas),
         "num_steps": sum(len(log.step_ends_ns) for log in recorder.replicas),
         "blocks_allocated": sum(core.num_blocks_allocated for core in cores),
+        **_draft_counters(cores),
         "blocks_swapped_out": sum(core.num_swapped_out_blocks for core in cores),
         "blocks_swapped_in": sum(core.num_swapped_in_blocks for core in cores),
         "blocks_copied": sum(core.num_copied_blocks for core in cores),

@@ -27,6 +27,7 @@ PLAN_FIELDS = (
     "filled_slots_per_step",
     "promised_slots",
     "saved_blocks",
+    "draft_ns",
     "num_swapped_out_blocks",
     "num_swapped_in_blocks",
     "num_copied_blocks",
@@ -75,7 +76,9 @@ class ReplicaLog:
         """A log of a replica that has not run."""
         return cls(array("q"), array("q"), array("i"))
 
-    def note_plan(self, plan: StepPlan, start_ns: int, ends_ns: list[int], outcome: StepOutcome) -> None:
+    def note_plan(
+        self, plan: StepPlan, start_ns: int, ends_ns: list[int], outcome: StepOutcome, draft_ns: int = 0
+    ) -> None:
         """Add a plan of which `len(ends_ns)` steps happened."""
         chunks = plan.chunks
         self.plans.extend(
@@ -92,6 +95,7 @@ class ReplicaLog:
                 outcome.filled_slots_per_step,
                 outcome.promised_slots,
                 outcome.saved_blocks,
+                draft_ns,
                 len(plan.blocks_to_swap_out),
                 len(plan.blocks_to_swap_in),
                 len(plan.blocks_to_copy),

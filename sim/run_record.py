@@ -72,6 +72,7 @@ STEP_COLUMNS: Mapping[str, Column] = {
     "num_waiting": Column("int32", "", "sequences left in the waiting queue, preempted ones included"),
     "used_blocks": Column("int32", "blocks", "KV blocks held, a shared block counted once"),
     "filled_slots": Column("int64", "tokens", "token states stored in them, a shared block counted once"),
+    "drafting": Column(TIME, "ns", "part of its time that went into proposing drafts"),
     "saved_blocks": Column("int32", "blocks", "KV blocks that would be held besides if none were shared"),
     "reserved_slots": Column(
         "int64", "tokens", "slots kept for tokens to come of running sequences; 0 under paging"
@@ -95,6 +96,9 @@ COUNTERS: Mapping[str, str] = {
     "num_plans": "plans made; one plan may cover many equal steps",
     "num_steps": "engine steps, all replicas",
     "blocks_allocated": "KV blocks handed out, each time counted",
+    "draft_runs": "times that a sequence's drafts were verified",
+    "drafted_tokens": "draft tokens verified",
+    "accepted_tokens": "of these, kept",
     "blocks_swapped_out": "KV blocks moved to the host",
     "blocks_swapped_in": "KV blocks moved back from the host",
     "blocks_copied": "KV blocks copied because a sequence wrote into one that it shared (copy-on-write)",

@@ -6,6 +6,7 @@ import gc
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 
 from sim.cluster import Cluster, ClusterConfig, Physics, Progress
 from sim.core.engine import EngineConfig
@@ -17,6 +18,9 @@ from sim.record_builder import build_record
 from sim.run_record import RunRecord
 from workloads.generate import build
 from workloads.spec import Workload
+
+DRAFT_PASS_OVERHEAD_NS = 300_000
+"""Assumed: launches of one pass of a small model, without the scheduling that comes once a step."""
 
 
 def simulate(
@@ -42,18 +46,36 @@ def simulate(
         workload = build(experiment.workload, seed=experiment.seed)
     if cost is None:
         cost = experiment_cost(experiment)
-    physics = Physics(cost, experiment.traffic, experiment.beams)
+    draft_cost = experiment_draft_cost(experiment)
+    physics = Physics(cost, experiment.traffic, experiment.beams, experiment.speculation, draft_cost)
     return run(workload, experiment.engine, physics, experiment.cluster, on_progress)
 
 
 def experiment_cost(experiment: Experiment) -> CostModel:
     """Step times of an experiment's model on its GPU."""
+    if experiment.step_times is not None:
+        return experiment.step_times.target
     cache = experiment.engine.cache
     return RooflineCost(
         experiment.model,
         experiment.gpu,
         tensor_parallel_size=experiment.tensor_parallel_size,
         block_size=cache.block_size if isinstance(cache, CacheConfig) else None,
+    )
+
+
+def experiment_draft_cost(experiment: Experiment) -> CostModel | None:
+    """Step times of an experiment's draft model, where it has one; its steps follow the model's at once."""
+    speculation = experiment.speculation
+    if speculation is None or speculation.draft is None:
+        return None
+    if experiment.step_times is not None:
+        return experiment.step_times.draft
+    return RooflineCost(
+        speculation.draft,
+        replace(experiment.gpu, step_overhead_ns=DRAFT_PASS_OVERHEAD_NS),
+        tensor_parallel_size=speculation.draft_tensor_parallel_size,
+        block_size=experiment.engine.cache.block_size,
     )
 
 

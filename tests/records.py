@@ -46,6 +46,7 @@ class StepRow:
     used_blocks: int = 0
     filled_slots: int = 0
     reserved_slots: int = 0
+    drafting_ms: float = 0
     num_preempted: int = 0
     replica: int = 0
 
@@ -128,6 +129,7 @@ def _step_columns(steps: Sequence[StepRow]) -> dict[str, Any]:
         "num_waiting": [step.num_waiting for step in steps],
         "used_blocks": [step.used_blocks for step in steps],
         "filled_slots": [step.filled_slots for step in steps],
+        "drafting": times_ns([step.drafting_ms for step in steps]),
         "reserved_slots": [step.reserved_slots for step in steps],
         "num_preempted": [step.num_preempted for step in steps],
         **{name: [0 for _ in steps] for name in NOTHING},

@@ -41,6 +41,21 @@ BY_HAND = make_record(
 )
 
 
+DRAFTED = make_record(
+    [Served(0, 0, ((100, 150, 150, 210),), prompt_tokens=7)],
+    [StepRow(0, 100, 0, 1, 7), StepRow(100, 300, num_prefill_seqs=1, num_prefill_tokens=3, drafting_ms=50)],
+    counters={
+        "draft_runs": 2,
+        "drafted_tokens": 4,
+        "accepted_tokens": 1,
+        "drafted_at_1": 2,
+        "accepted_at_1": 1,
+        "drafted_at_2": 2,
+        "accepted_at_2": 0,
+    },
+)
+
+
 def numbers(record: RunRecord, slo: Slo | None = None) -> dict[str, int | float | None]:
     return dict(summarize(record, slo or Slo(), WHOSE).values)
 
@@ -181,12 +196,23 @@ def test_an_empty_run_has_counts_but_no_latencies() -> None:
 
 
 def test_every_key_has_a_definition_and_every_definition_a_key() -> None:
-    keys = numbers(BY_HAND, Slo(MS, MS, MS)).keys()
+    keys = [*numbers(BY_HAND, Slo(MS, MS, MS)), *numbers(DRAFTED)]
     metrics = {key: definition_of(key) for key in keys}
     assert [key for key, metric in metrics.items() if metric is None] == []
     used = {metric.name for metric in metrics.values() if metric is not None}
     assert {metric.name for metric in (*SCALARS, *LATENCIES)} <= used
     assert definition_of("sim_notes") is None
+
+
+def test_what_drafting_gave() -> None:
+    values = numbers(DRAFTED)
+    assert values["sim_acceptance_rate"] == 0.25
+    assert values["sim_mean_acceptance_length"] == 1.5
+    assert [values[f"sim_acceptance_rate_at_{place}"] for place in (1, 2)] == [0.5, 0]
+    assert values["sim_mean_num_drafts"] == 2
+    assert values["sim_drafting_fraction"] == pytest.approx(50 / 300)
+    assert values["sim_verifying_fraction"] == pytest.approx(250 / 300)
+    assert "sim_acceptance_rate" not in numbers(BY_HAND)
 
 
 def test_the_keys_vllm_writes_are_all_there() -> None:

@@ -18,7 +18,7 @@ unfinished, no block is held.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import Enum
 
@@ -194,6 +194,11 @@ class EngineCore:
     def num_swap_fallbacks(self) -> int:
         """Victims that should have been swapped but were recomputed, the host pool being full, so far."""
         return self._scheduler.num_swap_fallbacks
+
+    @property
+    def draft_runs(self) -> Mapping[tuple[int, int], int]:
+        """How often so many drafts were verified and so many of them kept, so far."""
+        return self._scheduler.draft_runs
 
     @property
     def prefix_stats(self) -> PrefixCacheStats:

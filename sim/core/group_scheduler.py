@@ -83,6 +83,8 @@ class GroupScheduler:
         self.num_swap_fallbacks = 0
         """Victims that were recomputed because the host pool was full."""
         self.num_recomputed_tokens = 0
+        self.draft_runs: dict[tuple[int, int], int] = {}
+        """Nothing is drafted."""
         self._hopeless: list[Sequence] = []
         """Sequences that can never fit: their prompt, or their group though it has the pool to itself."""
         self._group_of: dict[Sequence, Group] = {}

@@ -57,6 +57,7 @@ class CacheConfig:
     free_order: FreeOrder = FreeOrder.UNHASHED_FIRST
     has_null_block: bool = True
     num_offload_blocks: int = 0
+    drops_last_hit: bool = False
 
     def __post_init__(self) -> None:
         if self.num_offload_blocks < 0 or (self.num_offload_blocks and not self.enable_prefix_caching):
@@ -154,7 +155,8 @@ class KVCacheManager:
         if self._cache is None or seq.request.content is None:
             return []
         most = (seq.num_known - 1) // self.block_size
-        return self._cache.find(seq.request.content.keys(seq.sample, 0, most))
+        hit = self._cache.find(seq.request.content.keys(seq.sample, 0, most))
+        return hit[:-1] if self.config.drops_last_hit else hit
 
     def find_host_hit(self, seq: Sequence, num_hit_blocks: int) -> tuple[Hashable, ...]:
         """Contents of the blocks after the hit that the host tier has; the last token is never among them."""

@@ -113,6 +113,11 @@ class Scheduler:
         """Commit what the first `num_steps` steps of a plan gave; frees what ended."""
         return self._settling.settle(plan, result, num_steps)
 
+    @property
+    def draft_runs(self) -> dict[tuple[int, int], int]:
+        """How often so many drafts were verified and so many of them kept; padding is not counted."""
+        return self._settling.draft_runs
+
     def pop_finished(self, step: int) -> list[Sequence]:
         """Steady sequences that end at the end of `step`; they leave the running list, blocks in hand."""
         finished = self.steady.pop_finished(step)

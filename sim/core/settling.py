@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from sim.core.kv_memory import KVMemory
 from sim.core.request import FinishReason, Sequence, SequenceStatus
-from sim.core.step import ScheduledSequence, StepOutcome, StepPlan, StepResult
+from sim.core.step import ScheduledSequence, ScheduleKind, StepOutcome, StepPlan, StepResult
 
 if TYPE_CHECKING:
     from sim.core.scheduler import Scheduler
@@ -22,12 +22,14 @@ if TYPE_CHECKING:
 class Settling:
     """Commits steps of one scheduler."""
 
-    __slots__ = ("_is_async", "_kv", "_scheduler")
+    __slots__ = ("_is_async", "_kv", "_scheduler", "draft_runs")
 
     def __init__(self, scheduler: Scheduler, kv: KVMemory) -> None:
         self._scheduler = scheduler
         self._kv = kv
         self._is_async = scheduler.config.async_scheduling
+        self.draft_runs: dict[tuple[int, int], int] = {}
+        """How often so many drafts were verified and so many of them kept."""
 
     def settle(self, plan: StepPlan, result: StepResult, num_steps: int) -> StepOutcome:
         """Commit the first `num_steps` steps of a plan."""
@@ -59,7 +61,12 @@ class Settling:
         seq = row.seq
         if seq.is_finished or not row.yields_token:
             return False
-        num_accepted = result.num_accepted.get(seq.seq_id, 0) if row.num_draft_tokens else 0
+        num_accepted = 0
+        if row.num_draft_tokens:
+            num_accepted = result.num_accepted.get(seq.seq_id, 0)
+            if row.kind is ScheduleKind.RUNNING:
+                run = (row.num_draft_tokens, num_accepted)
+                self.draft_runs[run] = self.draft_runs.get(run, 0) + 1
         is_running = seq.status is SequenceStatus.RUNNING
         if self._is_async:
             seq.num_in_flight -= 1 + row.num_draft_tokens

@@ -115,6 +115,8 @@ class StepResult(NamedTuple):
     """Draft tokens proposed for the next step."""
     stopped: frozenset[SeqId] = frozenset()
     """Sequences whose last new token was an end token."""
+    draft_ns: int = 0
+    """Part of the last step's time that went into proposing drafts."""
     beams: Mapping[RequestId, tuple[BeamFork, ...]] = _NO_BEAMS
     """Which beams of each searching request changed parents; a parent must not be a child as well."""
 

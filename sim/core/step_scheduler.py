@@ -8,7 +8,7 @@ from outside.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Protocol
 
 from sim.core.request import Request, Sequence
@@ -51,6 +51,11 @@ class StepScheduler(Protocol):
     @property
     def num_swap_fallbacks(self) -> int:
         """Victims recomputed though they should have been swapped, the host pool being full, so far."""
+        ...
+
+    @property
+    def draft_runs(self) -> Mapping[tuple[int, int], int]:
+        """How often so many drafts were verified and so many of them kept, so far."""
         ...
 
     def can_ever_fit(self, seqs: list[Sequence]) -> bool:

@@ -36,14 +36,29 @@ class GpuMemory:
 
 
 def gpu_memory(
-    model: ModelShape, gpu: Gpu, *, utilization_fraction: float = 0.9, tensor_parallel_size: int = 1
+    model: ModelShape,
+    gpu: Gpu,
+    *,
+    utilization_fraction: float = 0.9,
+    tensor_parallel_size: int = 1,
+    draft: ModelShape | None = None,
+    draft_tensor_parallel_size: int = 1,
 ) -> GpuMemory:
-    """Memory of each GPU when a model is split over `tensor_parallel_size` of them."""
+    """Memory of each GPU when a model is split over `tensor_parallel_size` of them.
+
+    A draft model's weights and KV cache come out of the same memory: each block has room for the keys and
+    values of both. Where it is split over fewer GPUs than the model, the fullest GPU counts.
+    """
+    weight_bytes = -(-model.weight_bytes // tensor_parallel_size)
+    kv_bytes_per_token = model.kv_bytes_per_token * model.kv_share(tensor_parallel_size)
+    if draft is not None:
+        weight_bytes += -(-draft.weight_bytes // draft_tensor_parallel_size)
+        kv_bytes_per_token += draft.kv_bytes_per_token * draft.kv_share(draft_tensor_parallel_size)
     return GpuMemory(
         available_bytes=int(gpu.memory_bytes * utilization_fraction),
-        weight_bytes=-(-model.weight_bytes // tensor_parallel_size),
+        weight_bytes=weight_bytes,
         reserved_bytes=gpu.reserved_memory_bytes,
-        kv_bytes_per_token=model.kv_bytes_per_token * model.kv_share(tensor_parallel_size),
+        kv_bytes_per_token=kv_bytes_per_token,
     )
 
 

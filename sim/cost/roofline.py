@@ -116,7 +116,7 @@ class RooflineCost:
         for chunk in chunks:
             computed, count = chunk.num_computed_tokens, chunk.num_tokens
             num_tokens += count
-            num_sampled += chunk.yields_token
+            num_sampled += chunk.yields_token * (1 + chunk.num_draft_tokens)
             num_pairs = count * computed + count * (count + 1) // 2
             attention += max(num_pairs * self._pair_flop_ns, (computed + count) * self._kv_ns_per_token)
         return self._base_ns(num_tokens, num_sampled) + attention

@@ -25,7 +25,9 @@ Chunk = tuple[int, int, bool]
 def plan(num_decodes: int, context: int, horizon: int = 1, chunks: tuple[Chunk, ...] = ()) -> StepPlan:
     """A plan as the cost model sees it."""
     rows = tuple(
-        SimpleNamespace(num_tokens=count, num_computed_tokens=computed, yields_token=yields)
+        SimpleNamespace(
+            num_tokens=count, num_computed_tokens=computed, yields_token=yields, num_draft_tokens=0
+        )
         for count, computed, yields in chunks
     )
     return StepPlan(

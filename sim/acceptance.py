@@ -1,0 +1,257 @@
+"""Which draft tokens the large model keeps, where no model says so.
+
+A sequence's draws are keyed by the seed, its request and its sample, one draw for each place of its output,
+so neither scheduling nor the number of drafts can change them: a draft for place p is kept if the draw at p
+is below the rate that holds there, and all drafts before it in the same run were kept.
+
+    output place        4   5   6   7   8   9
+    draws kept          x   x   .   x   x   x        three drafts at 4: two kept, 6 is recovered, then 7, 8, 9
+
+    constant      one rate everywhere (independent and identically distributed, as Leviathan et al. assume)
+    per_position  a rate for the first, second, ... draft of a run
+    per_request   each request has a rate of its own, from a beta distribution
+    runs          easy and hard stretches alternate along each output, of geometric length
+    recorded      accepted counts from a file, run after run
+
+Refuses to know who proposes, and what that costs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sim.core.request import Sequence as TokenSequence
+
+_STREAM = 0xACCE
+"""Tells these draws from others made of the same seed and id."""
+
+
+class AcceptanceModel(Protocol):
+    """Says how many drafts of a run are kept."""
+
+    def num_accepted(self, seq: TokenSequence, num_drafts: int) -> int:
+        """Of so many drafts for the next places of an output: how many, from the first, are kept."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Constant:
+    """One rate."""
+
+    rate: float
+
+    def __post_init__(self) -> None:
+        _check_rates(self.rate)
+
+
+@dataclass(frozen=True, slots=True)
+class PerPosition:
+    """The rate of each draft of a run, the last one for all further drafts."""
+
+    rates: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        if not self.rates:
+            raise ValueError("per_position needs at least one rate")
+        _check_rates(*self.rates)
+
+
+@dataclass(frozen=True, slots=True)
+class PerRequest:
+    """Rates of requests: a beta distribution of this mean; a standard deviation of 0 makes them equal."""
+
+    mean: float
+    std: float
+
+    def __post_init__(self) -> None:
+        _check_rates(self.mean)
+        if not self.std >= 0 or (self.std**2 >= self.mean * (1 - self.mean) and self.std > 0):
+            limit = (self.mean * (1 - self.mean)) ** 0.5
+            raise ValueError(
+                f"std must be from 0 to below {limit:.3g} for a mean of {self.mean}, not {self.std}"
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class Runs:
+    """Easy and hard stretches; the lengths are means, in tokens."""
+
+    easy_rate: float
+    hard_rate: float
+    easy_tokens: float
+    hard_tokens: float
+
+    def __post_init__(self) -> None:
+        _check_rates(self.easy_rate, self.hard_rate)
+        if min(self.easy_tokens, self.hard_tokens) < 1:
+            raise ValueError("stretches must be at least one token long on average")
+
+
+@dataclass(frozen=True, slots=True)
+class Recorded:
+    """Accepted counts of each sample's runs, by (request, sample)."""
+
+    counts: Mapping[tuple[int, int], tuple[int, ...]]
+
+
+AcceptanceLaw = Constant | PerPosition | PerRequest | Runs | Recorded
+
+
+class RecordingTooShortError(ValueError):
+    """A recording ended before the run did."""
+
+
+def make_acceptance(law: AcceptanceLaw, seed: int) -> AcceptanceModel:
+    """The model that a law describes; one for each replica."""
+    match law:
+        case Recorded():
+            return RecordedAcceptance(law)
+        case PerPosition():
+            return _ByPosition(law, seed)
+        case _:
+            return DrawnAcceptance(law, seed)
+
+
+def expected_rate(law: AcceptanceLaw) -> float:
+    """The rate that holds on average, for those who must choose before they know."""
+    match law:
+        case Constant():
+            return law.rate
+        case PerPosition():
+            return law.rates[0]
+        case PerRequest():
+            return law.mean
+        case Runs():
+            whole = law.easy_tokens + law.hard_tokens
+            return (law.easy_rate * law.easy_tokens + law.hard_rate * law.hard_tokens) / whole
+        case Recorded():
+            return 0.7
+
+
+class DrawnAcceptance:
+    """Draws for each place of an output, made when it is first asked for, given up at its end."""
+
+    __slots__ = ("_law", "_next_refused", "_seed")
+
+    def __init__(self, law: Constant | PerRequest | Runs, seed: int) -> None:
+        self._law = law
+        self._seed = seed
+        self._next_refused: dict[tuple[int, int], list[int]] = {}
+        """For each place of an output, the first place from there on whose draft would be refused."""
+
+    def num_accepted(self, seq: TokenSequence, num_drafts: int) -> int:
+        """See `AcceptanceModel`."""
+        place, key = seq.num_output_tokens, (int(seq.request.request_id), seq.sample)
+        found = self._next_refused.get(key)
+        if found is None:
+            found = self._next_refused[key] = self._draw(key, seq.max_known - seq.num_prompt_tokens)
+        num_kept = min(found[place] - place if place < len(found) else num_drafts, num_drafts)
+        if seq.num_known + num_kept + 1 >= seq.max_known:
+            del self._next_refused[key]
+        return num_kept
+
+    def _draw(self, key: tuple[int, int], num_places: int) -> list[int]:
+        stream = np.random.default_rng([self._seed, _STREAM, *key])
+        refused = stream.random(num_places) >= self._rates(stream, num_places)
+        places = np.where(refused, np.arange(num_places), _NEVER)
+        nearest: list[int] = np.minimum.accumulate(places[::-1])[::-1].tolist()
+        return nearest
+
+    def _rates(self, stream: np.random.Generator, num_places: int) -> NDArray[np.float64] | float:
+        match self._law:
+            case Constant(rate):
+                return rate
+            case PerRequest(mean, std):
+                if std == 0 or mean in (0, 1):
+                    return mean
+                total = mean * (1 - mean) / std**2 - 1
+                return float(stream.beta(mean * total, (1 - mean) * total))
+            case Runs():
+                return self._stretches(stream, num_places)
+
+    def _stretches(self, stream: np.random.Generator, num_places: int) -> NDArray[np.float64]:
+        law = self._law
+        assert isinstance(law, Runs), "asked for by its own case only"
+        is_easy = bool(stream.random() < law.easy_tokens / (law.easy_tokens + law.hard_tokens))
+        rates = np.empty(num_places)
+        place = 0
+        while place < num_places:
+            length = int(stream.geometric(1 / (law.easy_tokens if is_easy else law.hard_tokens)))
+            rates[place : place + length] = law.easy_rate if is_easy else law.hard_rate
+            place, is_easy = place + length, not is_easy
+        return rates
+
+
+class _ByPosition:
+    """Draws as above, held against the rate of the draft's place in its run."""
+
+    __slots__ = ("_draws", "_rates", "_seed")
+
+    def __init__(self, law: PerPosition, seed: int) -> None:
+        self._rates = law.rates
+        self._seed = seed
+        self._draws: dict[tuple[int, int], list[float]] = {}
+
+    def num_accepted(self, seq: TokenSequence, num_drafts: int) -> int:
+        """See `AcceptanceModel`."""
+        place, key = seq.num_output_tokens, (int(seq.request.request_id), seq.sample)
+        draws = self._draws.get(key)
+        if draws is None:
+            num_places = seq.max_known - seq.num_prompt_tokens
+            stream = np.random.default_rng([self._seed, _STREAM, *key])
+            draws = self._draws[key] = stream.random(num_places).tolist()
+        num_kept = 0
+        while num_kept < num_drafts and self._is_kept(draws, place, num_kept):
+            num_kept += 1
+        if seq.num_known + num_kept + 1 >= seq.max_known:
+            del self._draws[key]
+        return num_kept
+
+    def _is_kept(self, draws: Sequence[float], place: int, position: int) -> bool:
+        if place + position >= len(draws):
+            return True
+        return draws[place + position] < self._rates[min(position, len(self._rates) - 1)]
+
+
+class RecordedAcceptance:
+    """What was recorded, run after run."""
+
+    __slots__ = ("_counts", "_next")
+
+    def __init__(self, recorded: Recorded) -> None:
+        self._counts = recorded.counts
+        self._next: dict[tuple[int, int], int] = {}
+
+    def num_accepted(self, seq: TokenSequence, num_drafts: int) -> int:
+        """See `AcceptanceModel`.
+
+        Raises:
+            RecordingTooShortError: No run of this sequence is left, or it kept more than is drafted now.
+        """
+        key = (int(seq.request.request_id), seq.sample)
+        counts, at = self._counts.get(key, ()), self._next.get(key, 0)
+        if at >= len(counts):
+            raise RecordingTooShortError(
+                f"request {key[0]}, sample {key[1]}: {len(counts)} runs are recorded, and it needs more"
+            )
+        self._next[key] = at + 1
+        if counts[at] > num_drafts:
+            raise RecordingTooShortError(
+                f"request {key[0]}, sample {key[1]}: run {at} kept {counts[at]} drafts, and "
+                f"{num_drafts} are proposed now: num_speculative_tokens is not that of the recording"
+            )
+        return counts[at]
+
+
+_NEVER = np.iinfo(np.int64).max // 2
+
+
+def _check_rates(*rates: float) -> None:
+    for rate in rates:
+        if not 0 <= rate <= 1:
+            raise ValueError(f"an acceptance rate must be from 0 to 1, not {rate}")

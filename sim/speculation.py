@@ -1,0 +1,240 @@
+"""`Speculator`: what a replica drafts, what of it is kept, and how long drafting takes.
+
+After each step it answers two questions for the executor: how many of the drafts that the step verified are
+kept (`sim.acceptance`), and how many are proposed for the next one, in which time.
+
+    draft_model   K passes of a small model, one after the other, the first over the step's tokens
+    ngram         looked up in what has been said: no time
+    medusa        heads that propose all K at once, for a fraction of a target step
+    eagle         a head that proposes one after the other, each for a fraction of a target step
+
+How many: always the same (`Fixed`), by batch size (`ByBatch`), or whatever makes a token cheapest under the
+cost model (`Adaptive`), which may be none. Refuses to know scheduling: the core commits.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+from typing import Protocol
+
+from sim.acceptance import AcceptanceLaw, expected_rate, make_acceptance
+from sim.core.request import SeqId
+from sim.core.step import ScheduledSequence, ScheduleKind, StepPlan
+from sim.cost.model import ModelShape
+from sim.speculation_theory import expected_tokens
+
+_PRIOR_DRAFTS = 50
+"""How many drafts the expected rate weighs when a rate is estimated from what was kept so far."""
+
+
+class Proposer(Enum):
+    """Who drafts."""
+
+    DRAFT_MODEL = "draft_model"
+    NGRAM = "ngram"
+    MEDUSA = "medusa"
+    EAGLE = "eagle"
+
+
+@dataclass(frozen=True, slots=True)
+class Fixed:
+    """Always so many."""
+
+    num_drafts: int
+
+    @property
+    def most(self) -> int:
+        """The most that are ever drafted."""
+        return self.num_drafts
+
+
+@dataclass(frozen=True, slots=True)
+class ByBatch:
+    """So many up to a batch size: (largest batch, drafts), ascending; none beyond the last."""
+
+    steps: tuple[tuple[int, int], ...]
+
+    def __post_init__(self) -> None:
+        batches = [batch for batch, _ in self.steps]
+        if not self.steps or batches != sorted(set(batches)):
+            raise ValueError("batch sizes must ascend, and there must be at least one")
+
+    @property
+    def most(self) -> int:
+        """The most that are ever drafted."""
+        return max(num_drafts for _, num_drafts in self.steps)
+
+    def at(self, batch: int) -> int:
+        """Drafts for a batch of so many sequences."""
+        return next((num_drafts for limit, num_drafts in self.steps if batch <= limit), 0)
+
+
+@dataclass(frozen=True, slots=True)
+class Adaptive:
+    """Whatever makes the expected time per token least, at most so many."""
+
+    most: int
+
+
+HowMany = Fixed | ByBatch | Adaptive
+
+
+class StepCost(Protocol):
+    """Step times, as `sim.executor.CostModel`."""
+
+    def step_ends_ns(self, plan: StepPlan) -> list[int]:  # [horizon]
+        """End of each step of a plan, counted from its start."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Speculation:
+    """How a fleet speculates.
+
+    Attributes:
+        how_many: Drafts of each sequence and step.
+        cost_fraction: With heads: time of one of their passes, of a target step with the same sequences.
+        draft: With a draft model: its shape.
+        draft_tensor_parallel_size: GPUs that share each of its layers.
+    """
+
+    proposer: Proposer
+    how_many: HowMany
+    acceptance: AcceptanceLaw
+    seed: int = 0
+    cost_fraction: float = 0.0
+    draft: ModelShape | None = None
+    draft_tensor_parallel_size: int = 1
+
+    def __post_init__(self) -> None:
+        if self.how_many.most < 1:
+            raise ValueError(f"num_speculative_tokens must be at least 1, not {self.how_many.most}")
+        if (self.proposer is Proposer.DRAFT_MODEL) != (self.draft is not None):
+            raise ValueError("a draft model needs a shape, and nothing else does")
+
+
+@dataclass(frozen=True, slots=True)
+class Speculated:
+    """What became of a step's drafts, and what comes next."""
+
+    num_accepted: dict[SeqId, int]
+    num_drafts: dict[SeqId, int]
+    draft_ns: int
+    """Time spent proposing."""
+
+
+class Speculator:
+    """Speculation of one replica."""
+
+    __slots__ = ("_acceptance", "_config", "_draft", "_num_accepted", "_num_drafted", "_target")
+
+    def __init__(self, config: Speculation, target: StepCost, draft: StepCost | None = None) -> None:
+        """Speculate with the step times of the target and, where there is one, of the draft model."""
+        if (config.proposer is Proposer.DRAFT_MODEL) != (draft is not None):
+            raise ValueError("a draft model needs step times, and nothing else does")
+        self._config = config
+        self._target = target
+        self._draft = draft
+        self._acceptance = make_acceptance(config.acceptance, config.seed)
+        self._num_drafted = _PRIOR_DRAFTS
+        self._num_accepted = _PRIOR_DRAFTS * expected_rate(config.acceptance)
+
+    def speculate(self, plan: StepPlan) -> Speculated:
+        """Judge the drafts of a step and propose those of the next one."""
+        accepted = {row.seq.seq_id: self._judge(row) for row in plan.rows if row.num_draft_tokens}
+        going_on = [row for row in plan.rows if row.yields_token and not _ends(row, accepted)]
+        count = self._how_many(going_on) if going_on else 0
+        drafts = {row.seq.seq_id: count for row in going_on} if count else {}
+        return Speculated(accepted, drafts, self._draft_ns(plan, going_on, count) if count else 0)
+
+    def _judge(self, row: ScheduledSequence) -> int:
+        """Drafts kept; those that only pad an admission are all refused."""
+        if row.kind is not ScheduleKind.RUNNING:
+            return 0
+        num_kept = self._acceptance.num_accepted(row.seq, row.num_draft_tokens)
+        self._num_drafted += min(num_kept + 1, row.num_draft_tokens)
+        self._num_accepted += num_kept
+        return num_kept
+
+    def _how_many(self, rows: list[ScheduledSequence]) -> int:
+        match self._config.how_many:
+            case Fixed(num_drafts):
+                return num_drafts
+            case ByBatch() as by_batch:
+                return by_batch.at(len(rows))
+            case Adaptive(most):
+                rate = self._num_accepted / self._num_drafted
+                return min(range(most + 1), key=lambda count: self._ns_per_token(rows, count, rate))
+
+    def _ns_per_token(self, rows: list[ScheduledSequence], count: int, rate: float) -> float:
+        """Expected time of a sequence's token with `count` drafts."""
+        verify = self._target.step_ends_ns(_verify_step(rows, count + 1))[0]
+        draft = self._passes_ns(rows, count) if count else 0
+        return (verify + draft) / expected_tokens(rate, count)
+
+    def _draft_ns(self, plan: StepPlan, rows: list[ScheduledSequence], count: int) -> int:
+        """Time to draft so many tokens for each of these after a step, whose tokens a model reads first."""
+        if self._draft is None:
+            return self._passes_ns(rows, count)
+        first = self._draft.step_ends_ns(plan)[0]
+        return first + (self._passes_ns(rows, count - 1) if count > 1 else 0)
+
+    def _passes_ns(self, rows: list[ScheduledSequence], count: int) -> int:
+        """Time to draft so many tokens for each of these, one more token known in each pass."""
+        config, context = self._config, _context_tokens(rows)
+        match config.proposer:
+            case Proposer.NGRAM:
+                return 0
+            case Proposer.DRAFT_MODEL:
+                assert self._draft is not None, "checked when this was made"
+                passes = (_decode_step(len(rows), context + place * len(rows)) for place in range(count))
+                return sum(self._draft.step_ends_ns(step)[0] for step in passes)
+            case Proposer.MEDUSA:
+                return round(config.cost_fraction * self._target_ns(len(rows), context))
+            case Proposer.EAGLE:
+                return round(count * config.cost_fraction * self._target_ns(len(rows), context))
+
+    def _target_ns(self, num_seqs: int, context: int) -> int:
+        return self._target.step_ends_ns(_decode_step(num_seqs, context))[0]
+
+
+def _ends(row: ScheduledSequence, accepted: dict[SeqId, int]) -> bool:
+    """Whether a sequence has all its tokens after this step."""
+    return row.seq.num_known + accepted.get(row.seq.seq_id, 0) + 1 >= row.seq.max_known
+
+
+def _verify_step(rows: list[ScheduledSequence], num_tokens: int) -> StepPlan:
+    """A step in which each of these sequences computes so many tokens, all but one of them drafts."""
+    if num_tokens == 1:
+        return _decode_step(len(rows), _context_tokens(rows))
+    chunks = tuple(
+        row._replace(
+            num_tokens=num_tokens,
+            num_computed_tokens=row.seq.num_known,
+            num_draft_tokens=num_tokens - 1,
+            kind=ScheduleKind.RUNNING,
+            yields_token=True,
+        )
+        for row in rows
+    )
+    return _decode_step(0, 0)._replace(chunks=chunks, rows=chunks, num_running=len(rows))
+
+
+def _decode_step(num_seqs: int, context_tokens: int) -> StepPlan:
+    return StepPlan(
+        step=0,
+        horizon=1,
+        num_decode_seqs=num_seqs,
+        decode_context_tokens=context_tokens,
+        chunks=(),
+        preempted=(),
+        num_running=num_seqs,
+        rows=(),
+        num_steady_seqs=num_seqs,
+    )
+
+
+def _context_tokens(rows: list[ScheduledSequence]) -> int:
+    """What these attend to in their next step."""
+    return sum(row.seq.num_known + 1 for row in rows)
