@@ -1,0 +1,125 @@
+"""The few numbers behind a device's curves, and how well they describe what they were fitted to.
+
+Owns the parameters; `sim.cost.curves` owns the formulas, `sim.cost.fitting` where the numbers come from.
+Fractions are of the device's own datasheet rates, so that a set fitted on one GPU says something of another.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, slots=True)
+class Spread:
+    """How far measured times lie from a curve: absolute relative errors over the points it was fitted to."""
+
+    median_fraction: float
+    p90_fraction: float
+    num_points: int
+    domain: str
+    """Which points: sizes, kernel library."""
+
+
+@dataclass(frozen=True, slots=True)
+class GemmCurve:
+    """Matrix products.
+
+    Attributes:
+        floor_ns: What any product takes. compute_fraction: Of the datasheet's rate, for large products.
+        bandwidth_fraction: Of the memory bandwidth, for large matrices. serial_ns_per_depth: What each
+            element of the inner dimension takes one after another, however small the rest.
+        sharpness: How abruptly one bound takes over from another; above 1.
+    """
+
+    floor_ns: float
+    compute_fraction: float
+    bandwidth_fraction: float
+    serial_ns_per_depth: float
+    sharpness: float
+    spread: Spread | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class DecodeAttentionCurve:
+    """Attention of one new token a sequence over a paged context.
+
+    A *stream* is one sequence's one KV head.
+
+    Attributes:
+        floor_ns: What any launch takes. stream_ns: What a stream takes beside its bytes.
+        first_tile_ns: What a stream takes at least: its first tile of keys costs the same however full.
+        bandwidth_fraction: Of the memory bandwidth, with many streams. saturating_streams: How many
+            streams it takes to reach it. sharpness: How abruptly; above 1.
+    """
+
+    floor_ns: float
+    stream_ns: float
+    first_tile_ns: float
+    bandwidth_fraction: float
+    saturating_streams: float
+    sharpness: float
+    spread: Spread | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PrefillAttentionCurve:
+    """Causal attention of a chunk of new tokens over a paged context.
+
+    Attributes:
+        floor_ns: What any launch takes. compute_fraction: Of the datasheet's rate.
+        edge_tokens: How many more keys each new token pays for than it attends to: tile edges, softmax.
+        serial_ns_per_token: What a token of the longest context takes one after another.
+        kv_passes: How often keys and values cross the memory bus, all told.
+    """
+
+    floor_ns: float
+    compute_fraction: float
+    edge_tokens: float
+    serial_ns_per_token: float
+    kv_passes: float
+    spread: Spread | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ElementwiseCurve:
+    """Kernels bound by memory: norms, activations, copies."""
+
+    floor_ns: float
+    bandwidth_fraction: float
+    spread: Spread | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class AllReduceCurve:
+    """Sum over GPUs of one node.
+
+    Attributes:
+        floor_ns: Least time of a sum over two GPUs. ns_per_gpu: What each further one adds to it.
+        large_factor: How many more floors a large message takes (more steps, each waiting for the last).
+        large_bytes: Size where half of these are paid. link_fractions: GPUs and what of the link's
+            bandwidth large sums reach; above 1 where the switch does the summing.
+    """
+
+    floor_ns: float
+    ns_per_gpu: float
+    large_factor: float
+    large_bytes: float
+    link_fractions: tuple[tuple[int, float], ...]
+    spread: Spread | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class CurveParameters:
+    """All curves of a device; the defaults are those fitted to an H100 (see sim/catalog/hardware)."""
+
+    gemm: GemmCurve = field(default=GemmCurve(3_320, 0.844, 0.901, 1.09, 2.98))
+    decode_attention: DecodeAttentionCurve = field(
+        default=DecodeAttentionCurve(11_140, 10.4, 27.8, 0.924, 53.0, 3.5)
+    )
+    prefill_attention: PrefillAttentionCurve = field(
+        default=PrefillAttentionCurve(9_760, 0.633, 366, 9.2, 4.85)
+    )
+    elementwise: ElementwiseCurve = field(default=ElementwiseCurve(2_450, 0.9))
+    all_reduce: AllReduceCurve = field(
+        default=AllReduceCurve(6_830, 1_580, 3.36, 6.08e6, ((2, 0.656), (4, 0.804), (8, 1.017)))
+    )

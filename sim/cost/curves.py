@@ -1,0 +1,202 @@
+"""`DeviceCurves`: how long one kernel takes on one kind of GPU, by its size.
+
+Owns the formulas. Refuses to know models, plans, launches from the host, and where the numbers come from.
+Times are a kernel's own on the device, in nanoseconds, double precision; sizes may be numpy arrays of one
+shape, and the answer has that shape. All of one GPU: with tensor parallelism, give it its share.
+
+    product            floor + (compute^s + memory^s + serial^s)^(1/s)
+    decode attention   floor + max(first tiles, streams + context * (read or compute))
+    prompt attention   floor + compute(pairs + edges) + serial(longest context) + KV passes
+    elementwise        floor + bytes / bandwidth
+    all-reduce         floor(GPUs) * (1 + factor * bytes / (bytes + large)) + bytes over the link
+
+Each grows with each size, and every parameter can be read off a picture. A GPU without measured curves
+takes over an H100's: fractions of its own datasheet rates, scaled by how its own `compute_efficiency` and
+`bandwidth_efficiency` compare with the H100's, and floors as they are. That is an assumption, and is
+reported as one.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sim.cost.curve_parameters import AllReduceCurve, CurveParameters
+from sim.cost.hardware import Gpu
+
+Numbers = float | NDArray[np.float64] | NDArray[np.int64]
+Times = NDArray[np.float64]
+"""Nanoseconds."""
+
+_NS_PER_S = 1e9
+_BYTES_PER_ACTIVATION = 2
+_STREAMS_PER_KV_HEAD = 16
+"""A KV head of few sequences is split over so many streams at most, as FlashAttention 3 does it."""
+
+
+@dataclass(frozen=True, slots=True)
+class AttentionShape:
+    """What one layer's attention moves and computes on one GPU.
+
+    Attributes:
+        num_kv_heads: KV heads on this GPU; 1 for a latent that all heads share.
+        kv_bytes_per_token: Keys and values of one token, all KV heads together.
+        flops_per_pair: For one token to attend to one other, all heads together.
+    """
+
+    num_kv_heads: int
+    kv_bytes_per_token: float
+    flops_per_pair: float
+
+    @classmethod
+    def of_heads(
+        cls, num_heads: int, num_kv_heads: int, head_dim: int, *, kv_bytes_per_value: float = 2
+    ) -> AttentionShape:
+        """Heads of one size, keys and values apart."""
+        return cls(num_kv_heads, 2 * num_kv_heads * head_dim * kv_bytes_per_value, 4 * num_heads * head_dim)
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceCurves:
+    """Kernel times of one GPU.
+
+    Attributes:
+        flops_per_s: Datasheet rate of 16-bit products. memory_bytes_per_s, link_bytes_per_s: Datasheet
+            bandwidths, one direction.
+    """
+
+    flops_per_s: float
+    memory_bytes_per_s: float
+    link_bytes_per_s: float
+    parameters: CurveParameters
+
+    @classmethod
+    def of(cls, gpu: Gpu) -> DeviceCurves:
+        """The curves of a GPU: its own where it has any, or those taken over from an H100."""
+        return cls(
+            flops_per_s=gpu.compute_flops_per_s,
+            memory_bytes_per_s=gpu.memory_bandwidth_bytes_per_s,
+            link_bytes_per_s=gpu.peer_bandwidth_bytes_per_s,
+            parameters=CurveParameters(),
+        )
+
+    def gemm_ns(
+        self,
+        m: Numbers,
+        n: Numbers,
+        k: Numbers,
+        *,
+        bytes_per_weight: float = 2,
+        peak_flops_per_s: float | None = None,
+    ) -> Times:
+        """Product of activations [m, k] in 16 bits and weights [k, n]; m, n, k at least 1.
+
+        `bytes_per_weight` has the scales of quantised weights in it; `peak_flops_per_s` is the datasheet's
+        rate of the arithmetic, None the 16-bit rate.
+        """
+        m, n, k = (np.asarray(size, dtype=np.float64) for size in (m, n, k))
+        num_bytes = bytes_per_weight * n * k + _BYTES_PER_ACTIVATION * (m * k + m * n)
+        return self.product_ns(2 * m * n * k, num_bytes, k, peak_flops_per_s=peak_flops_per_s)
+
+    def product_ns(
+        self, num_flops: Numbers, num_bytes: Numbers, depth: Numbers, *, peak_flops_per_s: float | None = None
+    ) -> Times:
+        """One kernel of matrix products, say of several experts: all work, all bytes, inner dimension."""
+        curve, s = self.parameters.gemm, self.parameters.gemm.sharpness
+        peak = self.flops_per_s if peak_flops_per_s is None else peak_flops_per_s
+        compute = np.asarray(num_flops, dtype=np.float64) * (_NS_PER_S / (peak * curve.compute_fraction))
+        memory = np.asarray(num_bytes, dtype=np.float64) * (
+            _NS_PER_S / (self.memory_bytes_per_s * curve.bandwidth_fraction)
+        )
+        serial = np.asarray(depth, dtype=np.float64) * curve.serial_ns_per_depth
+        bound: Times = curve.floor_ns + (compute**s + memory**s + serial**s) ** (1 / s)
+        return bound
+
+    def decode_attention_line(self, num_seqs: int, shape: AttentionShape) -> tuple[float, float]:
+        """Decode attention of so many sequences as `base_ns` and `ns_per_context_token`.
+
+        Exact from about a tile (100 tokens) of context a sequence on; below, `decode_attention_ns` is longer
+        by at most `first_tile_ns - stream_ns` a stream.
+        """
+        base, slope = self._decode_line(np.asarray(num_seqs, dtype=np.float64), shape)
+        return float(base), float(slope)
+
+    def decode_attention_ns(self, num_seqs: Numbers, context_tokens: Numbers, shape: AttentionShape) -> Times:
+        """Attention of `num_seqs` new tokens over `context_tokens`, the sum over sequences."""
+        curve = self.parameters.decode_attention
+        num_seqs = np.asarray(num_seqs, dtype=np.float64)
+        base, slope = self._decode_line(num_seqs, shape)
+        first_tiles = curve.floor_ns + curve.first_tile_ns * num_seqs * shape.num_kv_heads
+        longer: Times = np.maximum(first_tiles, base + slope * np.asarray(context_tokens, dtype=np.float64))
+        return longer
+
+    def _decode_line(self, num_seqs: Times, shape: AttentionShape) -> tuple[Times, Times]:
+        curve = self.parameters.decode_attention
+        base = curve.floor_ns + curve.stream_ns * num_seqs * shape.num_kv_heads
+        streams = shape.num_kv_heads * np.maximum(num_seqs, _STREAMS_PER_KV_HEAD)
+        starved = (1 + (curve.saturating_streams / streams) ** curve.sharpness) ** (1 / curve.sharpness)
+        bandwidth = self.memory_bytes_per_s * curve.bandwidth_fraction
+        read = shape.kv_bytes_per_token * _NS_PER_S / bandwidth * starved
+        return base, np.maximum(read, shape.flops_per_pair * self._attention_ns_per_flop)
+
+    @property
+    def _attention_ns_per_flop(self) -> float:
+        return _NS_PER_S / (self.flops_per_s * self.parameters.prefill_attention.compute_fraction)
+
+    def prefill_attention_ns(self, num_new: Numbers, num_computed: Numbers, shape: AttentionShape) -> Times:
+        """Causal attention of chunks, each a kernel of its own, over what is computed and themselves."""
+        curve = self.parameters.prefill_attention
+        new = np.asarray(num_new, dtype=np.float64)
+        context = new + np.asarray(num_computed, dtype=np.float64)
+        longest: Times = curve.floor_ns + self._chunk_work_ns(new, context, shape) + self._serial_ns(context)
+        return longest
+
+    def prefill_attention_batch_ns(
+        self, num_new: Numbers, num_computed: Numbers, shape: AttentionShape
+    ) -> float:
+        """The same for chunks [num_chunks] that one kernel attends for: work adds up, the longest is last."""
+        new = np.atleast_1d(np.asarray(num_new, dtype=np.float64))
+        context = new + np.asarray(num_computed, dtype=np.float64)
+        work = float(self._chunk_work_ns(new, context, shape).sum())
+        floor_ns = self.parameters.prefill_attention.floor_ns
+        return floor_ns + work + float(self._serial_ns(context).max())
+
+    def _chunk_work_ns(self, new: Times, context: Times, shape: AttentionShape) -> Times:
+        curve = self.parameters.prefill_attention
+        num_pairs = new * (context - (new - 1) / 2) + new * curve.edge_tokens
+        compute = num_pairs * shape.flops_per_pair * self._attention_ns_per_flop
+        moving = context * shape.kv_bytes_per_token * curve.kv_passes * _NS_PER_S / self.memory_bytes_per_s
+        work: Times = compute + moving
+        return work
+
+    def _serial_ns(self, context: Times) -> Times:
+        curve = self.parameters.prefill_attention
+        serial: Times = (context + curve.edge_tokens) * curve.serial_ns_per_token
+        return serial
+
+    def elementwise_ns(self, num_bytes: Numbers) -> Times:
+        """A kernel that reads and writes `num_bytes` in all and computes next to nothing."""
+        curve = self.parameters.elementwise
+        bandwidth = self.memory_bytes_per_s * curve.bandwidth_fraction
+        time: Times = curve.floor_ns + np.asarray(num_bytes, dtype=np.float64) * (_NS_PER_S / bandwidth)
+        return time
+
+    def all_reduce_ns(self, num_bytes: Numbers, num_gpus: int) -> Times:
+        """Sum of `num_bytes` on each of `num_gpus` GPUs of one node; nothing for one GPU."""
+        num_bytes, curve = np.asarray(num_bytes, dtype=np.float64), self.parameters.all_reduce
+        if num_gpus == 1:
+            return np.zeros_like(num_bytes)
+        floor_ns = curve.floor_ns + curve.ns_per_gpu * (num_gpus - 2)
+        steps = 1 + curve.large_factor * num_bytes / (num_bytes + curve.large_bytes)
+        bandwidth = self.link_bytes_per_s * _link_fraction(curve, num_gpus)
+        ring = 2 * (num_gpus - 1) / num_gpus
+        time: Times = floor_ns * steps + num_bytes * (ring * _NS_PER_S / bandwidth)
+        return time
+
+
+def _link_fraction(curve: AllReduceCurve, num_gpus: int) -> float:
+    """Between counts of GPUs that were measured, along a line; outside, as at the nearest."""
+    counts, fractions = zip(*curve.link_fractions, strict=True)
+    return float(np.interp(num_gpus, counts, fractions))
