@@ -10,6 +10,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
+from sim.config_curves import CurvesSection
 from sim.config_types import Section
 from sim.cost.hardware import Figure, Gpu, Source
 from sim.units import Dimension, UnitError, format_quantity, parse_quantity
@@ -128,6 +129,9 @@ class HardwareFile(Section):
     gpus_per_host_link: Annotated[int, Field(ge=1, le=64)] = Field(
         default=1, description="GPUs that share one link to the host's memory."
     )
+    curves: CurvesSection = Field(
+        default=CurvesSection(), description="Kernel times by size, where they were measured."
+    )
 
     def gpu(self) -> Gpu:
         """The values behind it."""
@@ -147,7 +151,8 @@ class HardwareFile(Section):
             host_efficiency_fraction=float(self.host_efficiency.amount),
             host_copy_latency_ns=round(self.host_copy_latency.amount),
             gpus_per_host_link=self.gpus_per_host_link,
-            figures=tuple(self._figures()),
+            curves=self.curves.curves(),
+            figures=(*self._figures(), *self.curves.figures()),
         )
 
     def _figures(self) -> list[Figure]:

@@ -6,7 +6,7 @@ Fractions are of the device's own datasheet rates, so that a set fitted on one G
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,17 +109,37 @@ class AllReduceCurve:
 
 
 @dataclass(frozen=True, slots=True)
-class CurveParameters:
-    """All curves of a device; the defaults are those fitted to an H100 (see sim/catalog/hardware)."""
+class FittedCurves:
+    """Curves that were fitted to measurements of one device; None where nothing was measured."""
 
-    gemm: GemmCurve = field(default=GemmCurve(3_320, 0.844, 0.901, 1.09, 2.98))
-    decode_attention: DecodeAttentionCurve = field(
-        default=DecodeAttentionCurve(11_140, 10.4, 27.8, 0.924, 53.0, 3.5)
-    )
-    prefill_attention: PrefillAttentionCurve = field(
-        default=PrefillAttentionCurve(9_760, 0.633, 366, 9.2, 4.85)
-    )
-    elementwise: ElementwiseCurve = field(default=ElementwiseCurve(2_450, 0.9))
-    all_reduce: AllReduceCurve = field(
-        default=AllReduceCurve(6_830, 1_580, 3.36, 6.08e6, ((2, 0.656), (4, 0.804), (8, 1.017)))
-    )
+    gemm: GemmCurve | None = None
+    decode_attention: DecodeAttentionCurve | None = None
+    prefill_attention: PrefillAttentionCurve | None = None
+    elementwise: ElementwiseCurve | None = None
+    all_reduce: AllReduceCurve | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class CurveParameters:
+    """All curves of a device, fitted or taken over."""
+
+    gemm: GemmCurve
+    decode_attention: DecodeAttentionCurve
+    prefill_attention: PrefillAttentionCurve
+    elementwise: ElementwiseCurve
+    all_reduce: AllReduceCurve
+
+
+REFERENCE = CurveParameters(
+    gemm=GemmCurve(3_320, 0.844, 0.901, 1.09, 2.98),
+    decode_attention=DecodeAttentionCurve(11_140, 10.4, 27.8, 0.924, 53.0, 3.5),
+    prefill_attention=PrefillAttentionCurve(9_760, 0.633, 366, 9.2, 4.85),
+    elementwise=ElementwiseCurve(2_450, 0.9),
+    all_reduce=AllReduceCurve(6_830, 1_580, 3.36, 6.08e6, ((2, 0.656), (4, 0.804), (8, 1.017))),
+)
+"""Fitted to an H100 (its hardware file says to what); elementwise kernels are assumed to stream as well as
+products do, and to take at least what the smallest product takes."""
+REFERENCE_COMPUTE_EFFICIENCY = 0.84
+REFERENCE_BANDWIDTH_EFFICIENCY = 0.84
+REFERENCE_LINK_LATENCY_NS = 10_000
+"""The H100's own such figures in its hardware file: by them other devices are compared with it."""

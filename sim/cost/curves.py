@@ -11,22 +11,32 @@ shape, and the answer has that shape. All of one GPU: with tensor parallelism, g
     all-reduce         floor(GPUs) * (1 + factor * bytes / (bytes + large)) + bytes over the link
 
 Each grows with each size, and every parameter can be read off a picture. A GPU without measured curves
-takes over an H100's: fractions of its own datasheet rates, scaled by how its own `compute_efficiency` and
-`bandwidth_efficiency` compare with the H100's, and floors as they are. That is an assumption, and is
-reported as one.
+takes over an H100's (`taken_over`): fractions of its own datasheet rates, scaled by how its own
+`compute_efficiency` and `bandwidth_efficiency` compare with the H100's; floors as they are, those of
+all-reduce by how `link_latency` compares. That is an assumption, and `Gpu.curves` tells which curves it is
+not made for.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from sim.cost.curve_parameters import AllReduceCurve, CurveParameters
+from sim.cost.curve_parameters import (
+    REFERENCE,
+    REFERENCE_BANDWIDTH_EFFICIENCY,
+    REFERENCE_COMPUTE_EFFICIENCY,
+    REFERENCE_LINK_LATENCY_NS,
+    AllReduceCurve,
+    CurveParameters,
+    ElementwiseCurve,
+)
 from sim.cost.hardware import Gpu
 
-Numbers = float | NDArray[np.float64] | NDArray[np.int64]
+Numbers = float | NDArray[Any]
 Times = NDArray[np.float64]
 """Nanoseconds."""
 
@@ -38,7 +48,7 @@ _STREAMS_PER_KV_HEAD = 16
 
 @dataclass(frozen=True, slots=True)
 class AttentionShape:
-    """What one layer's attention moves and computes on one GPU.
+    """What one layer's attention moves and computes on one GPU; arrays for many shapes at once.
 
     Attributes:
         num_kv_heads: KV heads on this GPU; 1 for a latent that all heads share.
@@ -46,13 +56,13 @@ class AttentionShape:
         flops_per_pair: For one token to attend to one other, all heads together.
     """
 
-    num_kv_heads: int
-    kv_bytes_per_token: float
-    flops_per_pair: float
+    num_kv_heads: Numbers
+    kv_bytes_per_token: Numbers
+    flops_per_pair: Numbers
 
     @classmethod
     def of_heads(
-        cls, num_heads: int, num_kv_heads: int, head_dim: int, *, kv_bytes_per_value: float = 2
+        cls, num_heads: Numbers, num_kv_heads: Numbers, head_dim: Numbers, *, kv_bytes_per_value: float = 2
     ) -> AttentionShape:
         """Heads of one size, keys and values apart."""
         return cls(num_kv_heads, 2 * num_kv_heads * head_dim * kv_bytes_per_value, 4 * num_heads * head_dim)
@@ -79,7 +89,7 @@ class DeviceCurves:
             flops_per_s=gpu.compute_flops_per_s,
             memory_bytes_per_s=gpu.memory_bandwidth_bytes_per_s,
             link_bytes_per_s=gpu.peer_bandwidth_bytes_per_s,
-            parameters=CurveParameters(),
+            parameters=curve_parameters(gpu),
         )
 
     def gemm_ns(
@@ -145,18 +155,21 @@ class DeviceCurves:
     def _attention_ns_per_flop(self) -> float:
         return _NS_PER_S / (self.flops_per_s * self.parameters.prefill_attention.compute_fraction)
 
-    def prefill_attention_ns(self, num_new: Numbers, num_computed: Numbers, shape: AttentionShape) -> Times:
-        """Causal attention of chunks, each a kernel of its own, over what is computed and themselves."""
+    def prefill_attention_ns(
+        self, num_new: Numbers, num_computed: Numbers, shape: AttentionShape, *, num_chunks: Numbers = 1
+    ) -> Times:
+        """Causal attention of one kernel: equal chunks, over what is computed of each and themselves."""
         curve = self.parameters.prefill_attention
         new = np.asarray(num_new, dtype=np.float64)
         context = new + np.asarray(num_computed, dtype=np.float64)
-        longest: Times = curve.floor_ns + self._chunk_work_ns(new, context, shape) + self._serial_ns(context)
-        return longest
+        work = num_chunks * self._chunk_work_ns(new, context, shape)
+        time: Times = curve.floor_ns + work + self._serial_ns(context)
+        return time
 
     def prefill_attention_batch_ns(
         self, num_new: Numbers, num_computed: Numbers, shape: AttentionShape
     ) -> float:
-        """The same for chunks [num_chunks] that one kernel attends for: work adds up, the longest is last."""
+        """The same for unlike chunks [num_chunks]: their work adds up, and the longest context is walked."""
         new = np.atleast_1d(np.asarray(num_new, dtype=np.float64))
         context = new + np.asarray(num_computed, dtype=np.float64)
         work = float(self._chunk_work_ns(new, context, shape).sum())
@@ -200,3 +213,43 @@ def _link_fraction(curve: AllReduceCurve, num_gpus: int) -> float:
     """Between counts of GPUs that were measured, along a line; outside, as at the nearest."""
     counts, fractions = zip(*curve.link_fractions, strict=True)
     return float(np.interp(num_gpus, counts, fractions))
+
+
+def curve_parameters(gpu: Gpu) -> CurveParameters:
+    """Each curve of a GPU: as fitted where it was measured, else taken over."""
+    other, own = taken_over(gpu), gpu.curves
+    return CurveParameters(
+        gemm=own.gemm or other.gemm,
+        decode_attention=own.decode_attention or other.decode_attention,
+        prefill_attention=own.prefill_attention or other.prefill_attention,
+        elementwise=own.elementwise or other.elementwise,
+        all_reduce=own.all_reduce or other.all_reduce,
+    )
+
+
+def taken_over(gpu: Gpu) -> CurveParameters:
+    """An H100's curves as they are assumed for another GPU (see the module); without residuals."""
+    compute = gpu.compute_efficiency_fraction / REFERENCE_COMPUTE_EFFICIENCY
+    memory = gpu.bandwidth_efficiency_fraction / REFERENCE_BANDWIDTH_EFFICIENCY
+    latency = gpu.link_latency_ns / REFERENCE_LINK_LATENCY_NS
+    gemm, decode, prefill = REFERENCE.gemm, REFERENCE.decode_attention, REFERENCE.prefill_attention
+    reduce = REFERENCE.all_reduce
+    links = reduce.link_fractions if gpu.link_bandwidth_bytes_per_s else reduce.link_fractions[:1]
+    return CurveParameters(
+        gemm=replace(
+            gemm,
+            compute_fraction=min(1.0, gemm.compute_fraction * compute),
+            bandwidth_fraction=min(1.0, gemm.bandwidth_fraction * memory),
+        ),
+        decode_attention=replace(decode, bandwidth_fraction=min(1.0, decode.bandwidth_fraction * memory)),
+        prefill_attention=replace(prefill, compute_fraction=min(1.0, prefill.compute_fraction * compute)),
+        elementwise=ElementwiseCurve(
+            REFERENCE.elementwise.floor_ns, min(1.0, REFERENCE.elementwise.bandwidth_fraction * memory)
+        ),
+        all_reduce=replace(
+            reduce,
+            floor_ns=reduce.floor_ns * latency,
+            ns_per_gpu=reduce.ns_per_gpu * latency,
+            link_fractions=links,
+        ),
+    )

@@ -6,8 +6,10 @@ direction. A figure without a source cannot be made.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
+
+from sim.cost.curve_parameters import FittedCurves
 
 
 class Source(Enum):
@@ -47,6 +49,7 @@ class Gpu:
         host_efficiency_fraction: What copies of pinned memory reach of the bandwidth to the host.
         host_copy_latency_ns: What one such copy takes beside its bytes.
         gpus_per_host_link: How many GPUs share one link to the host.
+        curves: Of kernels by size, where they were measured.
         figures: All of these as written, with their sources.
     """
 
@@ -65,6 +68,7 @@ class Gpu:
     host_efficiency_fraction: float = 0.78
     host_copy_latency_ns: int = 4_000
     gpus_per_host_link: int = 1
+    curves: FittedCurves = field(default_factory=FittedCurves)
     figures: tuple[Figure, ...] = ()
 
     @property
