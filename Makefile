@@ -65,5 +65,8 @@ bench: $(VENV)/.installed-dev ## speed of the simulator, written to results/benc
 papers: $(VENV)/.installed-dev ## published tables beside ours, written to results/papers.md
 	$(BIN)/python -m tests.bench.papers
 
+accuracy: $(VENV)/.installed-dev ## predicted against measured times, written to results/accuracy.md; needs PAGECAST_DATA
+	$(BIN)/python -m tests.bench.accuracy
+
 clean: ## remove what was made, but not results
 	rm -rf $(VENV) .venv-ci build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -41,6 +41,12 @@ Time = Annotated[
 Size = Annotated[
     float, BeforeValidator(_bytes), PlainSerializer(lambda value: format_quantity(value, Dimension.MEMORY))
 ]
+NumGpus = Annotated[
+    int,
+    Field(ge=2, le=1024),
+    BeforeValidator(lambda key: int(key) if isinstance(key, str) and key.isdecimal() else key),
+]
+"""Keys of YAML mappings are text."""
 Fraction = Annotated[float, Field(gt=0, le=1)]
 Sharpness = Annotated[float, Field(ge=1, le=20)]
 Factor = Annotated[float, Field(ge=0, le=1e6)]
@@ -140,7 +146,7 @@ class AllReduceSection(CurveSection):
     per_gpu: Time = Field(description="What each further one adds.")
     large_factor: Factor = Field(description="Further floors that a large message takes.")
     large: Size = Field(description="Size where half of these are paid.")
-    link_fractions: dict[Annotated[int, Field(ge=2, le=1024)], Annotated[float, Field(gt=0, le=2)]] = Field(
+    link_fractions: dict[NumGpus, Annotated[float, Field(gt=0, le=2)]] = Field(
         description="By number of GPUs: part of `link_bandwidth` that large sums reach.", min_length=1
     )
 

@@ -131,11 +131,11 @@ class CurveParameters:
 
 
 REFERENCE = CurveParameters(
-    gemm=GemmCurve(3_320, 0.844, 0.901, 1.09, 2.98),
-    decode_attention=DecodeAttentionCurve(11_140, 10.4, 27.8, 0.924, 53.0, 3.5),
-    prefill_attention=PrefillAttentionCurve(9_760, 0.633, 366, 9.2, 4.85),
+    gemm=GemmCurve(3_309, 0.8431, 0.9005, 1.089, 2.934),
+    decode_attention=DecodeAttentionCurve(11_130, 11.06, 27.77, 0.922, 53.16, 3.771),
+    prefill_attention=PrefillAttentionCurve(10_780, 0.6384, 350.9, 7.578, 5.214),
     elementwise=ElementwiseCurve(2_450, 0.9),
-    all_reduce=AllReduceCurve(6_830, 1_580, 3.36, 6.08e6, ((2, 0.656), (4, 0.804), (8, 1.017))),
+    all_reduce=AllReduceCurve(7_010, 1_524, 2.683, 4.196e6, ((2, 0.6445), (4, 0.7762), (8, 0.922))),
 )
 """Fitted to an H100 (its hardware file says to what); elementwise kernels are assumed to stream as well as
 products do, and to take at least what the smallest product takes."""

@@ -1,0 +1,117 @@
+"""Readers of measured kernel times: one CSV file a table, its kind told by its columns.
+
+Owns the columns; times come in milliseconds and leave in nanoseconds. Refuses to fit anything. A value that
+is no positive number is an error with file, line and column.
+"""
+
+from __future__ import annotations
+
+import csv
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sim.errors import ConfigError, Problem
+
+_LATENCY = "latency_ms"
+_BYTES_PER_ELEMENT = {"half": 2, "bfloat16": 2, "float": 4, "int8": 1}
+
+
+class TableKind(Enum):
+    """What was measured; the name is that of the curve."""
+
+    GEMM = "gemm"
+    DECODE_ATTENTION = "decode_attention"
+    PREFILL_ATTENTION = "prefill_attention"
+    ALL_REDUCE = "all_reduce"
+
+
+_COLUMNS = {
+    TableKind.GEMM: ("m", "n", "k"),
+    TableKind.DECODE_ATTENTION: ("batch_size", "num_heads", "num_kv_heads", "head_dim", "context_len"),
+    TableKind.PREFILL_ATTENTION: ("batch_size", "isl", "num_heads", "num_kv_heads", "head_dim"),
+    TableKind.ALL_REDUCE: ("num_gpus", "message_size"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class KernelTable:
+    """Sizes and times of one kind of kernel.
+
+    Attributes:
+        columns: By the name in the file, each [num_rows]; `num_bytes` of all-reduce is made from elements.
+        times_ns: [num_rows].
+    """
+
+    kind: TableKind
+    name: str
+    columns: dict[str, NDArray[np.float64]]
+    times_ns: NDArray[np.float64]
+
+    def __len__(self) -> int:
+        return len(self.times_ns)
+
+    def rows(self, chosen: NDArray[np.bool_]) -> KernelTable:
+        """The rows for which `chosen` [num_rows] holds."""
+        columns = {name: column[chosen] for name, column in self.columns.items()}
+        return KernelTable(self.kind, self.name, columns, self.times_ns[chosen])
+
+
+def read_table(path: Path) -> KernelTable:
+    """Read a table of a known kind; of a table of collectives, the all-reduce rows.
+
+    Raises:
+        ConfigError: The file is missing, of no known kind, or has a value that is no positive number.
+    """
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            reader = csv.DictReader(file)
+            rows = [(reader.line_num, row) for row in reader]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise ConfigError([Problem(str(path), "", f"cannot be read: {error}")]) from error
+    kind = _kind_of(path, reader.fieldnames or ())
+    if kind is TableKind.ALL_REDUCE:
+        rows = [(line, row) for line, row in rows if row.get("op", "all_reduce") == "all_reduce"]
+    if not rows:
+        raise ConfigError([Problem(str(path), "", f"has no rows of {kind.value}")])
+    columns = {
+        name: np.array([_number(path, line, row, name) for line, row in rows])
+        for name in (*_COLUMNS[kind], _LATENCY)
+    }
+    if kind is TableKind.ALL_REDUCE:
+        sizes = np.array([_element_bytes(path, line, row) for line, row in rows])
+        columns["num_bytes"] = columns["message_size"] * sizes
+    return KernelTable(kind, path.name, columns, columns.pop(_LATENCY) * 1e6)
+
+
+def _kind_of(path: Path, names: object) -> TableKind:
+    found = set(names if isinstance(names, (list, tuple)) else ())
+    for kind, columns in _COLUMNS.items():
+        if {*columns, _LATENCY} <= found:
+            return kind
+    forms = "; ".join(",".join((*columns, _LATENCY)) for columns in _COLUMNS.values())
+    raise ConfigError(
+        [Problem(str(path), "", f"is no table of a known kind; columns are one of: {forms}", 1)]
+    )
+
+
+def _number(path: Path, line: int, row: dict[str, str], name: str) -> float:
+    text = row.get(name)
+    try:
+        value = float(text or "")
+    except ValueError:
+        value = float("nan")
+    if not 0 < value < 1e18:
+        raise ConfigError([Problem(str(path), name, f"must be a number above 0, not {text!r}", line)])
+    return value
+
+
+def _element_bytes(path: Path, line: int, row: dict[str, str]) -> int:
+    dtype = row.get("dtype", "half")
+    if dtype not in _BYTES_PER_ELEMENT:
+        known = ", ".join(_BYTES_PER_ELEMENT)
+        raise ConfigError([Problem(str(path), "dtype", f"'{dtype}' is not one of {known}", line)])
+    return _BYTES_PER_ELEMENT[dtype]

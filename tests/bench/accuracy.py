@@ -1,0 +1,28 @@
+"""Writes results/accuracy.md: predicted against measured times, a section a module."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+from tests.bench import accuracy_kernels
+
+SECTIONS = (accuracy_kernels.section,)
+"""In the order of the page; each takes the data folder and gives lines of Markdown."""
+PAGE = Path("results/accuracy.md")
+
+
+def main() -> None:
+    """Compose the page."""
+    data = os.environ.get("PAGECAST_DATA")
+    if not data:
+        sys.exit("set PAGECAST_DATA to the folder with measured/")
+    lines = ["# Predicted against measured", "", "Made by `make accuracy`; predictions are CPU work.", ""]
+    for section in SECTIONS:
+        lines += section(Path(data))
+    PAGE.write_text("\n".join(lines), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
