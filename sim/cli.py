@@ -184,6 +184,18 @@ def compare(
     compare_folders(runs)
 
 
+@app.command()
+def fit(
+    tables: Annotated[list[Path], typer.Argument(metavar="TABLE...", help="CSV files of measured kernels.")],
+    hardware: Annotated[str, typer.Option(metavar="NAME", help="GPU they were measured on.")],
+    out: Annotated[Path, typer.Option(metavar="FILE", help="YAML file for the curves: section.")],
+) -> None:
+    """Fit a GPU's curves to measured kernel times, and say how far the times lie from them."""
+    from sim.cli_fit import fit_tables
+
+    fit_tables(tables, hardware, out)
+
+
 def main() -> None:
     """Entry point of the command `pagecast`."""
     app()
