@@ -57,13 +57,13 @@ class FixedBlocks:
         device = self._model.device
         active = [seq for seq, new in enumerate(tokens) if new]
         counts = [len(tokens[seq]) for seq in active]
-        befores = [self.lens[seq] for seq in active]
-        positions = [before + place for before, n in zip(befores, counts, strict=True) for place in range(n)]
+        stored = [self.lens[seq] for seq in active]
+        positions = [before + place for before, n in zip(stored, counts, strict=True) for place in range(n)]
         of_row = torch.tensor([row for row, count in enumerate(counts) for _ in range(count)], device=device)
         places = torch.tensor(positions, device=device)
         tables = self.block_tables[active]  # [num_active, max_blocks]
         blocks = tables[of_row, places // self._block_size].long()  # [num_tokens]
-        ends = [before + n for before, n in zip(befores, counts, strict=True)]
+        ends = [before + n for before, n in zip(stored, counts, strict=True)]
         return PagedBatch(
             token_ids=torch.tensor([token for new in tokens for token in new], device=device),
             positions=places,

@@ -134,7 +134,7 @@ class LlamaModel:
         projected = _linear(hidden, layer.qkv, layer.qkv_bias)  # [num_tokens, all heads x head_dim]
         heads = projected.view(len(hidden), -1, config.head_dim)  # [num_tokens, all heads, head_dim]
         kv_heads = config.num_key_value_heads
-        query, key, value = torch.split(heads, (config.num_attention_heads, kv_heads, kv_heads), dim=1)
+        query, key, value = torch.split(heads, [config.num_attention_heads, kv_heads, kv_heads], dim=1)
         if layer.qk_norm is not None:
             query = rms_norm(query, layer.qk_norm.query, config.rms_norm_eps, self.implementation)
             key = rms_norm(key, layer.qk_norm.key, config.rms_norm_eps, self.implementation)
