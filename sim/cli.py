@@ -1,4 +1,4 @@
-"""The command line: `pagecast simulate`, `check`, `schema`, `conform`, `compare`, `explain-waste`.
+"""The command line: `pagecast simulate`, `check`, `schema`, `conform`, `compare`, `kernels`.
 
 Each command is a thin wrapper over a Python function, imported when it is called, so that `--help` is quick.
 Results go to standard output, everything else to standard error. Exit codes: 0 fine, 1 the answer is no,
@@ -170,6 +170,21 @@ def explain_waste(
     from sim.cli_waste import explain
 
     explain(config, tuple(set_ or ()), at, reservation, out)
+
+
+@app.command()
+def kernels(
+    config: Annotated[Path, typer.Argument(metavar="CONFIG", help="The experiment's YAML file.")],
+    set_: Overrides = None,
+    tokens: Annotated[int, typer.Option(min=0, max=1_000_000, help="Tokens of a prompt chunk.")] = 0,
+    decodes: Annotated[int, typer.Option(min=0, max=100_000, help="Sequences that decode beside it.")] = 1,
+    context: Annotated[int, typer.Option(min=0, max=10_000_000, help="Tokens each had before.")] = 1024,
+    fusion: Annotated[str, typer.Option(help="none, fused or graph.")] = "graph",
+) -> None:
+    """Print the kernels that one step launches: operations, bytes, launches, time, and what bounds each."""
+    from sim.cli_kernels import batch_of, fusion_of, print_kernels
+
+    print_kernels(config, tuple(set_ or ()), batch_of(tokens, decodes, context), fusion_of(fusion))
 
 
 @app.command()

@@ -1,0 +1,112 @@
+"""What `pagecast kernels` prints: every kernel of one step, what it moves, computes, and is bound by."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from sim.config import load_experiment
+from sim.core.kv_cache import CacheConfig
+from sim.cost.hardware import Gpu
+from sim.cost.kernels import Batch, Fusion, Kernel, KernelKind
+from sim.cost.step_time import KernelCost
+from sim.errors import ConfigError, Problem
+from sim.experiment import Experiment
+
+_US, _MB, _GFLOP = 1e3, 1e6, 1e9
+
+
+def print_kernels(config: Path, overrides: tuple[str, ...], batch: Batch, fusion: Fusion) -> None:
+    """Print the kernels of a step of an experiment's model on its GPU.
+
+    Raises:
+        ConfigError: The experiment is wrong.
+    """
+    experiment = load_experiment(config, overrides)
+    cost = _cost(experiment, fusion)
+    console = Console(width=100)
+    console.print(kernel_table(cost, batch, experiment.gpu))
+    console.print(_summary(cost, batch), highlight=False)
+
+
+def batch_of(num_tokens: int, num_decodes: int, context: int) -> Batch:
+    """A prompt chunk of so many tokens, and so many decoding sequences, each after `context` others.
+
+    Raises:
+        ConfigError: There is nothing to compute.
+    """
+    if not num_tokens and not num_decodes:
+        raise ConfigError([Problem("--tokens", "", "and --decodes are both 0: a step computes something")])
+    chunks = ((num_tokens, context, 1),) if num_tokens else ()
+    return Batch(num_decodes, num_decodes * (context + 1), chunks)
+
+
+def fusion_of(name: str) -> Fusion:
+    """The level of that name.
+
+    Raises:
+        ConfigError: There is none.
+    """
+    try:
+        return Fusion(name)
+    except ValueError as error:
+        levels = ", ".join(level.value for level in Fusion)
+        raise ConfigError([Problem("--fusion", "", f"'{name}' is none of {levels}")]) from error
+
+
+def kernel_table(cost: KernelCost, batch: Batch, gpu: Gpu) -> Table:
+    """A row a kernel; bytes, operations and time are those of one launch."""
+    kernels = cost.kernels
+    title = f"{kernels.model.name} on {gpu.name}, fusion: {kernels.fusion.value}, {batch.num_tokens} tokens"
+    table = Table(title=title)
+    table.add_column("kernel")
+    for name in ("launches", "GFLOP", "MB read", "MB written", "us each", "us all"):
+        table.add_column(name, justify="right")
+    table.add_column("bound by")
+    for kernel, kernel_ns in cost.timed_kernels(batch):
+        table.add_row(
+            kernel.name,
+            str(kernel.num_launches),
+            f"{float(kernel.flops) / _GFLOP:.3g}",
+            f"{float(kernel.bytes_read) / _MB:.3f}",
+            f"{float(kernel.bytes_written) / _MB:.3f}",
+            f"{kernel_ns / _US:.1f}",
+            f"{kernel_ns * kernel.num_launches / _US:.0f}",
+            bound_by(kernel, kernel_ns, gpu),
+        )
+    return table
+
+
+def bound_by(kernel: Kernel, kernel_ns: float, gpu: Gpu) -> str:
+    """What takes the larger part of a kernel's time: computing, moving bytes, or just being launched."""
+    if kernel.kind is KernelKind.ALL_REDUCE:
+        return "link"
+    compute_ns = float(kernel.flops) / gpu.compute_flops_per_s * 1e9
+    memory_ns = float(kernel.num_bytes) / gpu.memory_bandwidth_bytes_per_s * 1e9
+    if max(compute_ns, memory_ns) < kernel_ns / 4:
+        return "launch"
+    return "compute" if compute_ns > memory_ns else "bandwidth"
+
+
+def _summary(cost: KernelCost, batch: Batch) -> str:
+    device_ns, host_ns = cost.device_ns(batch), cost.host_ns(batch)
+    overhead_ns = cost.overhead_ns(batch.num_decode_seqs + len(batch.chunks))
+    hidden = "hidden" if host_ns < device_ns else "not hidden"
+    total_ns = max(device_ns, host_ns) + overhead_ns
+    return (
+        f"kernels {device_ns / 1e6:.3f} ms, launches {host_ns / 1e6:.3f} ms ({hidden}), "
+        f"host overhead {overhead_ns / 1e6:.3f} ms: step {total_ns / 1e6:.3f} ms"
+    )
+
+
+def _cost(experiment: Experiment, fusion: Fusion) -> KernelCost:
+    cache = experiment.engine.cache
+    return KernelCost(
+        experiment.model,
+        experiment.gpu,
+        tensor_parallel_size=experiment.tensor_parallel_size,
+        block_size=cache.block_size if isinstance(cache, CacheConfig) else None,
+        fusion=fusion,
+    )

@@ -1,0 +1,41 @@
+"""`pagecast kernels`: its table, and what it refuses."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.command_line import EXPERIMENT, pagecast, refused
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> str:
+    """A small experiment."""
+    path = tmp_path / "tiny.yaml"
+    path.write_text(EXPERIMENT)
+    return str(path)
+
+
+def test_the_table_fits_a_hundred_columns_and_ends_in_the_time_of_a_step(config: str) -> None:
+    printed = pagecast("kernels", config, "--tokens", "512", "--decodes", "8", "--context", "2000").stdout
+    lines = printed.splitlines()
+    assert max(len(line) for line in lines) <= 100
+    assert any("prompt attention" in line and "compute" in line for line in lines)
+    assert any("decode attention" in line and "bandwidth" in line for line in lines)
+    assert "(hidden)" in lines[-1]
+    assert "step" in lines[-1]
+
+
+def test_unfused_kernels_are_many_and_their_launches_do_not_hide(config: str) -> None:
+    unfused, fused = (
+        pagecast("kernels", config, "--fusion", fusion).stdout.splitlines() for fusion in ("none", "fused")
+    )
+    assert len(unfused) > 2 * len(fused)
+    assert "(not hidden)" in unfused[-1]
+    assert "(hidden)" in fused[-1]
+
+
+def test_a_step_of_nothing_and_an_unknown_level_are_refused(config: str) -> None:
+    assert "both 0" in refused("kernels", config, "--tokens", "0", "--decodes", "0")
+    assert "none of none, fused, graph" in refused("kernels", config, "--fusion", "most")
