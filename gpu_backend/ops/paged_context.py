@@ -91,7 +91,10 @@ def context_slots(context: PagedContext) -> tuple[torch.Tensor, torch.Tensor]:
     inside = torch.where(valid, positions, 0)  # [num_seqs, longest]
     blocks = context.block_tables.gather(1, inside // context.block_size)  # [num_seqs, longest]
     slots = blocks.long() * context.block_size + inside % context.block_size
-    return slots.clamp_(min=0), valid  # an empty sequence may have -1 in its table
+    empty = lens == 0
+    if bool(empty.any()):  # its table may hold anything
+        slots = slots.masked_fill(empty[:, None], 0)
+    return slots, valid
 
 
 def gather_slots(cache: torch.Tensor, slots: torch.Tensor) -> torch.Tensor:

@@ -109,8 +109,9 @@ def _immediate(text: str, type_name: str) -> Array:
     if type_name == "pred":
         return np.array([int(text) != 0])
     wanted = np.dtype(dtype_of(type_name))
-    if match := re.fullmatch(r"0f([0-9A-Fa-f]{8})", text):
-        return np.array([int(match[1], 16)], np.uint32).view(np.float32).astype(wanted)
+    match = re.fullmatch(r"0f([0-9A-Fa-f]{8})", text)
+    if match and wanted.itemsize == 4:
+        return np.array([int(match[1], 16)], np.uint32).view(wanted)  # bits, also where an integer is wanted
     if match := re.fullmatch(r"(-?)(0x[0-9A-Fa-f]+|\d+)U?", text):
         value = int(match[2], 0) * (-1 if match[1] else 1)
         bits = value & ((1 << (8 * wanted.itemsize)) - 1)
