@@ -8,7 +8,7 @@ INSTALL := PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet --disable-
 CODE := sim workloads gpu_backend tests
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart simulate compare test test-all test-gpu check format bench papers clean
+.PHONY: help quickstart simulate compare test test-all test-gpu check format bench papers accuracy clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14

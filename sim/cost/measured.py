@@ -1,0 +1,140 @@
+"""`MeasuredCost`: step times of one device and model as they were measured, linear between measured points.
+
+Implements `sim.executor.CostModel`. A calibration is a full grid of three axes: decoding sequences, new
+tokens of chunks, and mean context of a sequence. Beyond the grid the outermost cell is continued, and every
+such step is counted: `warnings` says so, and is never to be left out of a report.
+
+A step is one interpolation along the context axis, of a line that is remembered for its batch; single steps
+and horizons call the same numpy function, so that they give the same bits.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sim.core.step import StepPlan
+from sim.errors import ConfigError, Problem
+
+AXES = ("num_decode_seqs", "num_new_tokens", "context_tokens")
+_KEYS = ("model_role", "fusion")
+_STEP = "step_us"
+
+
+@dataclass(frozen=True, slots=True)
+class Calibration:
+    """A grid of step times.
+
+    Attributes:
+        axes: Ascending values of each of `AXES`. times_ns: [num_seqs, num_new, num_contexts].
+    """
+
+    axes: tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]
+    times_ns: NDArray[np.float64]
+
+
+def read_calibration(path: Path, *, model_role: str, fusion: str) -> Calibration:
+    """The rows of a CSV file (`model_role,fusion`, the axes, `step_us`) that are of one role and fusion.
+
+    Raises:
+        ConfigError: The file is missing, a value is no number, or the rows are no full grid.
+    """
+    points: dict[tuple[float, ...], float] = {}
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            reader = csv.DictReader(file)
+            missing = {*_KEYS, *AXES, _STEP} - set(reader.fieldnames or ())
+            if missing:
+                raise ConfigError([Problem(str(path), "", f"lacks columns {', '.join(sorted(missing))}", 1)])
+            for row in reader:
+                if (row["model_role"], row["fusion"]) == (model_role, fusion):
+                    *place, time_us = (_number(path, reader.line_num, row, n) for n in (*AXES, _STEP))
+                    points[tuple(place)] = time_us
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise ConfigError([Problem(str(path), "", f"cannot be read: {error}")]) from error
+    seqs, new, context = (np.array(sorted({place[i] for place in points})) for i in range(3))
+    if not points or len(points) != len(seqs) * len(new) * len(context):
+        what = f"{len(points)} points of {model_role}, {fusion} are no full grid of {', '.join(AXES)}"
+        raise ConfigError([Problem(str(path), "", what)])
+    times = [[[points[a, b, c] * 1e3 for c in context] for b in new] for a in seqs]
+    return Calibration((seqs, new, context), np.array(times))
+
+
+def _number(path: Path, line: int, row: dict[str, str], name: str) -> float:
+    try:
+        value = float(row[name])
+    except (TypeError, ValueError):
+        value = float("nan")
+    least = 0 if name in AXES else 1e-3
+    if not least <= value < 1e15:
+        problem = f"must be a number from {least:g}, not {row[name]!r}"
+        raise ConfigError([Problem(str(path), name, problem, line)])
+    return value
+
+
+class MeasuredCost:
+    """Step times by interpolation; remembers which steps lay outside."""
+
+    def __init__(self, calibration: Calibration) -> None:
+        self._axes = calibration.axes
+        self._times_ns = calibration.times_ns
+        self._lines: dict[tuple[int, int], NDArray[np.float64]] = {}
+        self._outside: dict[str, tuple[int, float]] = {}
+
+    def step_ends_ns(self, plan: StepPlan) -> list[int]:  # [horizon]
+        """End of each step of a plan, counted from its start."""
+        seqs, new = plan.num_decode_seqs, plan.num_prefill_tokens
+        context = np.arange(plan.horizon, dtype=np.int64) * seqs + plan.decode_context_tokens
+        context = context + sum(chunk.num_computed_tokens for chunk in plan.chunks)
+        per_seq = context / max(seqs + len(plan.chunks), 1)
+        self._note(seqs, new, per_seq)
+        line = self._lines.get((seqs, new))
+        if line is None:
+            line = self._lines[seqs, new] = self._line_ns(seqs, new)
+        steps = np.maximum(_along(self._axes[2], line[:, None], per_seq)[:, 0] + 0.5, 1).astype(np.int64)
+        ends: list[int] = steps.cumsum().tolist()
+        return ends
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """One sentence for each axis on which steps lay outside what was measured."""
+        return tuple(
+            f"{count:,} steps lay outside the measured {name} ({self._range(name)}), up to {farthest:g}: "
+            "their times continue the outermost measured points"
+            for name, (count, farthest) in self._outside.items()
+        )
+
+    def _range(self, name: str) -> str:
+        axis = self._axes[AXES.index(name)]
+        return f"{axis[0]:g} to {axis[-1]:g}"
+
+    def _note(self, seqs: int, new: int, per_seq: NDArray[np.float64]) -> None:
+        one = np.ones(len(per_seq))
+        for name, axis, values in zip(AXES, self._axes, (one * seqs, one * new, per_seq), strict=True):
+            outside = values[(values < axis[0]) | (values > axis[-1])]
+            if outside.size:
+                count, farthest = self._outside.get(name, (0, 0.0))
+                self._outside[name] = (count + outside.size, max(farthest, float(outside.max())))
+
+    def _line_ns(self, seqs: int, new: int) -> NDArray[np.float64]:  # [num_contexts]
+        table = self._times_ns.reshape(len(self._axes[0]), -1)  # [num_seqs, num_new * num_contexts]
+        at_seqs = _along(self._axes[0], table, [seqs])[0].reshape(len(self._axes[1]), -1)
+        return _along(self._axes[1], at_seqs, [new])[0]
+
+
+def _along(
+    axis: NDArray[np.float64], table: NDArray[np.float64], values: Sequence[float] | NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Rows of `table` [len(axis), n] at `values`, linear between and beyond: [len(values), n]."""
+    if len(axis) == 1:
+        return np.repeat(table, len(values), axis=0)
+    at = np.asarray(values, dtype=np.float64)
+    low = np.clip(np.searchsorted(axis, at, side="right") - 1, 0, len(axis) - 2)
+    weight = ((at - axis[low]) / (axis[low + 1] - axis[low]))[:, None]
+    between: NDArray[np.float64] = table[low] + weight * (table[low + 1] - table[low])
+    return between
