@@ -124,7 +124,8 @@ class MeasuredCost:
     def _line_ns(self, seqs: int, new: int) -> NDArray[np.float64]:  # [num_contexts]
         table = self._times_ns.reshape(len(self._axes[0]), -1)  # [num_seqs, num_new * num_contexts]
         at_seqs = _along(self._axes[0], table, [seqs])[0].reshape(len(self._axes[1]), -1)
-        return _along(self._axes[1], at_seqs, [new])[0]
+        line: NDArray[np.float64] = _along(self._axes[1], at_seqs, [new])[0]
+        return line
 
 
 def _along(
