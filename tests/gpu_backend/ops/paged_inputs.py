@@ -36,9 +36,7 @@ def poisoned_context(
             keys[block, :used] = torch.randn((used, *shape[2:]), generator=generator)
             values[block, :used] = torch.randn((used, *shape[2:]), generator=generator)
     lens = torch.tensor(context_lens, dtype=torch.int32)
-    return PagedContext(
-        keys.to(device, dtype), values.to(device, dtype), tables.to(device), lens.to(device)
-    )
+    return PagedContext(keys.to(device, dtype), values.to(device, dtype), tables.to(device), lens.to(device))
 
 
 def exact(context: PagedContext) -> PagedContext:
@@ -66,7 +64,9 @@ def attention_word_by_word(
             seen = slots[: length - (stop - 1 - token)]
             for head in range(query.shape[1]):
                 keys = torch.stack([context.key_cache[block, slot, head // group] for block, slot in seen])
-                values = torch.stack([context.value_cache[block, slot, head // group] for block, slot in seen])
+                values = torch.stack(
+                    [context.value_cache[block, slot, head // group] for block, slot in seen]
+                )
                 weights = (keys @ query[token, head] * scale).softmax(0)
                 out[token, head] = weights @ values
     return out

@@ -70,7 +70,12 @@ def _query(num_tokens: int, heads: int, head_dim: int, dtype: torch.dtype, devic
 @pytest.mark.parametrize(("lengths", "heads", "kv_heads", "head_dim", "block_size"), SHAPES)
 @pytest.mark.parametrize("implementation", [Implementation.TWIN, Implementation.UNFUSED])
 def test_decode_attention_in_torch_is_the_definition(
-    lengths: list[int], heads: int, kv_heads: int, head_dim: int, block_size: int, implementation: Implementation
+    lengths: list[int],
+    heads: int,
+    kv_heads: int,
+    head_dim: int,
+    block_size: int,
+    implementation: Implementation,
 ) -> None:
     context = poisoned_context(
         lengths, num_kv_heads=kv_heads, head_dim=head_dim, block_size=block_size, dtype=torch.float64

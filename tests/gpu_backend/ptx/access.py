@@ -119,7 +119,10 @@ def _store(instruction: Instruction, space: str, kind: str, read: Read) -> Actio
 
 def _copy_async(instruction: Instruction, read: Read) -> Action:
     """Global to shared memory, done at once; past the number of source bytes the destination gets zeros."""
-    to, source = _address(instruction.operands[0], "shared", read), _address(instruction.operands[1], "global", read)
+    to, source = (
+        _address(instruction.operands[0], "shared", read),
+        _address(instruction.operands[1], "global", read),
+    )
     num_bytes = int(instruction.operands[2], 0)
     given = read(instruction.operands[3] if len(instruction.operands) == 4 else str(num_bytes), "u32")
 
@@ -144,7 +147,9 @@ def _load_matrices(instruction: Instruction, read: Read, *, transposed: bool) ->
         addressed = lanes < 8 * len(names)  # lanes 8 i .. 8 i + 7 hold the row addresses of matrix i
         rows = state.shared.load(where(state.registers), 16, addressed)[addressed]
         tiles = rows.view(np.uint16).reshape(-1, len(names), 8, 8)  # [num_warps, num_matrices, rows, columns]
-        for name, values in zip(names, warps.matrices_to_registers(tiles, transposed=transposed), strict=True):
+        for name, values in zip(
+            names, warps.matrices_to_registers(tiles, transposed=transposed), strict=True
+        ):
             state.registers.write(name, values, mask)
 
     return load

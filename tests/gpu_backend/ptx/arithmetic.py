@@ -53,10 +53,17 @@ def operation(parts: tuple[str, ...]) -> Operation | None:
             return _float(name, modifiers, kind)
         case "add" | "mul" | "sub" if kind == "f16x2" and not modifiers:
             return Operation(("b32", "b32"), _paired(_float(name, (), "f16").compute))
-        case "ex2" | "lg2" | "sqrt" | "rcp" | "rsqrt" if kind == "f32" and modifiers in (("approx", "ftz"), ("approx",)):
+        case "fma" if kind in ("bf16", "bf16x2") and modifiers == ("rn",):
+            return Operation(("b16" if kind == "bf16" else "b32",) * 3, _fused_bfloat16)
+        case "ex2" | "lg2" | "sqrt" | "rcp" | "rsqrt" if kind == "f32" and modifiers in (
+            ("approx", "ftz"),
+            ("approx",),
+        ):
             return Operation((kind,), _APPROXIMATE[name])
         case "add" | "sub" | "min" | "max" if kind in _INTEGERS and not modifiers:
-            return Operation((kind, kind), {"add": np.add, "sub": np.subtract, "min": np.minimum, "max": np.maximum}[name])
+            return Operation(
+                (kind, kind), {"add": np.add, "sub": np.subtract, "min": np.minimum, "max": np.maximum}[name]
+            )
         case "mul" | "mad" if kind in _INTEGERS:
             return _product(name, modifiers, kind)
         case "neg" if kind in (*_INTEGERS, *_FLOATS) and not modifiers:
@@ -83,7 +90,13 @@ def _float(name: str, modifiers: tuple[str, ...], kind: str) -> Operation:
         return Operation((kind,) * 3, lambda a, b, c: _fused(a, b, c, dtype_of(kind)))
     if name == "div" and modifiers == ("full",):
         return Operation((kind, kind), np.divide)
-    functions: dict[str, Any] = {"add": np.add, "sub": np.subtract, "mul": np.multiply, "max": np.fmax, "min": np.fmin}
+    functions: dict[str, Any] = {
+        "add": np.add,
+        "sub": np.subtract,
+        "mul": np.multiply,
+        "max": np.fmax,
+        "min": np.fmin,
+    }
     if name not in functions or modifiers:
         raise PtxUnknownError(".".join((name, *modifiers, kind)))
     return Operation((kind, kind), functions[name])
@@ -93,6 +106,14 @@ def _fused(a: Array, b: Array, c: Array, dtype: Any) -> Array:
     """One rounding: the product of two float32 is exact in float64."""
     wide = np.float64
     return (a.astype(wide) * b.astype(wide) + c.astype(wide)).astype(dtype)
+
+
+def _fused_bfloat16(a: Array, b: Array, c: Array) -> Array:
+    """One or two bfloat16 in each register: as bits, through float64, rounded to float32 and then to bfloat16."""
+    shapes = np.broadcast_shapes(a.shape, b.shape, c.shape)
+    halves = [np.ascontiguousarray(np.broadcast_to(operand, shapes)).view(np.uint16) for operand in (a, b, c)]
+    fused = _fused(*(from_bfloat16(half) for half in halves), np.float32)
+    return to_bfloat16(fused).view(a.dtype)
 
 
 def _paired(compute: Callable[..., Array]) -> Callable[..., Array]:
@@ -115,7 +136,9 @@ def _product(name: str, modifiers: tuple[str, ...], kind: str) -> Operation:
         return Operation((kind,) * (2 if name == "mul" else 3), lambda a, b, c=None: _sum(a * b, c))
     if modifiers == ("hi",) and kind in ("s32", "u32") and name == "mul":
         wide_type, narrow = dtype_of(kind[0] + "64"), dtype_of(kind)
-        return Operation((kind, kind), lambda a, b: ((a.astype(wide_type) * b.astype(wide_type)) >> 32).astype(narrow))
+        return Operation(
+            (kind, kind), lambda a, b: ((a.astype(wide_type) * b.astype(wide_type)) >> 32).astype(narrow)
+        )
     raise PtxUnknownError(".".join((name, *modifiers, kind)))
 
 
@@ -171,7 +194,9 @@ def _convert(parts: tuple[str, ...]) -> Operation:
     *modifiers, to, source = parts
     match tuple(modifiers), to, source:
         case ("rn",), "f16x2", "f32":
-            return Operation(("f32", "f32"), lambda high, low: _pack(high.astype(np.float16), low.astype(np.float16)))
+            return Operation(
+                ("f32", "f32"), lambda high, low: _pack(high.astype(np.float16), low.astype(np.float16))
+            )
         case ("rn",), "bf16x2", "f32":
             return Operation(("f32", "f32"), lambda high, low: _pack(to_bfloat16(high), to_bfloat16(low)))
         case ("rn",), "bf16", "f32":

@@ -21,6 +21,7 @@ Step = Callable[[State], int | None]
 _END = -1
 _IGNORED = {
     ("bar", "sync"),
+    ("bar", "warp", "sync"),
     ("cp", "async", "commit_group"),
     ("cp", "async", "wait_group"),
     ("cp", "async", "wait_all"),
@@ -89,7 +90,9 @@ class Machine:
 
     def _branch(self, instruction: Instruction) -> Step:
         is_return = instruction.parts == ("ret",)
-        if not is_return and (instruction.parts not in (("bra",), ("bra", "uni")) or len(instruction.operands) != 1):
+        if not is_return and (
+            instruction.parts not in (("bra",), ("bra", "uni")) or len(instruction.operands) != 1
+        ):
             raise PtxUnknownError(instruction.text)
         target = _END if is_return else self.program.labels[instruction.operands[0]]
         guard, negated = instruction.guard, instruction.negated
@@ -160,7 +163,9 @@ def _move(instruction: Instruction, read: access.Read) -> access.Action:
         takes = [read(name, f"b{int(kind[1:]) // len(names)}") for name in names]
 
         def pack(state: State, active: access.Mask) -> None:
-            pieces = np.stack([np.broadcast_to(t(state.registers), state.registers.num_threads) for t in takes], 1)
+            pieces = np.stack(
+                [np.broadcast_to(t(state.registers), state.registers.num_threads) for t in takes], 1
+            )
             packed = np.ascontiguousarray(pieces).view(np.dtype(f"uint{kind[1:]}")).reshape(-1)
             state.registers.write(target, packed, active)
 
@@ -182,16 +187,27 @@ def _warp_action(instruction: Instruction, read: access.Read) -> access.Action:
             return lambda state, active: state.registers.write(
                 operands[0], warps.reduce(name, take(state.registers)), active
             )
-        case ("mma", "sync", "aligned", "m16n8k16", "row", "col", "f32", ("f16" | "bf16") as kind, same, "f32") if (
-            kind == same and len(operands) == 4 and instruction.guard is None
-        ):
+        case (
+            "mma",
+            "sync",
+            "aligned",
+            "m16n8k16",
+            "row",
+            "col",
+            "f32",
+            ("f16" | "bf16") as kind,
+            same,
+            "f32",
+        ) if kind == same and len(operands) == 4 and instruction.guard is None:
             return _matrix_action(instruction, kind)
     raise PtxUnknownError(instruction.text)
 
 
 def _matrix_action(instruction: Instruction, kind: str) -> access.Action:
     d, a, b, c = (access.vector(operand) for operand in instruction.operands)
-    if [len(d), len(a), len(b), len(c)] != [4, 4, 2, 4] or not all(re.match(r"%r\d", name) for name in (*a, *b, *c)):
+    if [len(d), len(a), len(b), len(c)] != [4, 4, 2, 4] or not all(
+        re.match(r"%r\d", name) for name in (*a, *b, *c)
+    ):
         raise PtxUnknownError(instruction.text)
 
     def act(state: State, active: access.Mask) -> None:

@@ -161,7 +161,9 @@ def bank_wavefronts(addresses: Addresses, num_bytes: int, active: Lanes) -> tupl
     words = np.arange(max(1, num_bytes // 4))
     word = (addresses // 4)[:, None] + words  # [num_lanes, words]
     group = np.broadcast_to((np.arange(addresses.size) // lanes_at_once)[:, None], word.shape)
-    asked = np.unique(np.stack((group[active].ravel(), word[active].ravel())), axis=1)  # each word once per group
+    asked = np.unique(
+        np.stack((group[active].ravel(), word[active].ravel())), axis=1
+    )  # each word once per group
     per_bank = np.zeros((addresses.size // lanes_at_once + 1, NUM_BANKS), int)
     np.add.at(per_bank, (asked[0], asked[1] % NUM_BANKS), 1)
     return int(per_bank.max(1).sum()), int(np.unique(asked[0]).size)

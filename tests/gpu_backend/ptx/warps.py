@@ -65,7 +65,9 @@ def matrices_to_registers(rows: Array, *, transposed: bool) -> list[Array]:
     registers = []
     for matrix in range(num_matrices):
         tile = rows[:, matrix].transpose(0, 2, 1) if transposed else rows[:, matrix]  # [num_warps, 8, 8]
-        pair = np.ascontiguousarray(tile.reshape(num_warps, WARP, 2))  # lane: row lane / 4, columns 2 (lane % 4), + 1
+        pair = np.ascontiguousarray(
+            tile.reshape(num_warps, WARP, 2)
+        )  # lane: row lane / 4, columns 2 (lane % 4), + 1
         registers.append(pair.view(np.uint32).reshape(-1))
     return registers
 
