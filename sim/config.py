@@ -23,6 +23,7 @@ from sim.config_overrides import apply_override
 from sim.config_paths import Surroundings
 from sim.config_schema import ExperimentFile, json_schema
 from sim.cost.fixed import FixedCost
+from sim.cost.kernels import Fusion
 from sim.cost.model import ModelShape
 from sim.errors import ConfigError, Problem
 from sim.experiment import Experiment, StepTimes
@@ -96,6 +97,7 @@ def _compose(file: ExperimentFile, document: Document, path: Path) -> Experiment
         beams=beam_law(file),
         speculation=speculation_of(fit),
         step_times=_step_times(file),
+        fusion=Fusion(file.engine.fusion) if file.engine.fusion else None,
     )
 
 

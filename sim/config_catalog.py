@@ -15,7 +15,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from sim.config_errors import did_you_mean, in_file_order, problems_of
 from sim.config_hardware import HardwareFile, SourceName
-from sim.config_types import Count, Section
+from sim.config_types import Count, CountOrZero, Section
 from sim.cost.hardware import Gpu
 from sim.cost.model import ModelShape
 from sim.errors import ConfigError
@@ -23,7 +23,7 @@ from sim.yaml_source import read_yaml
 
 
 class ModelFile(Section):
-    """Sizes of a dense decoder-only transformer, named as in a Hugging Face config.json."""
+    """Sizes of a decoder-only transformer, named as in a Hugging Face config.json."""
 
     name: str = Field(description="What reports call it.")
     source: SourceName = Field(description="Where the sizes come from.")
@@ -40,6 +40,18 @@ class ModelFile(Section):
     qkv_bias: bool = Field(default=False, description="Query, key and value have biases (Qwen2).")
     qk_norm: bool = Field(default=False, description="Queries and keys are normalised (Qwen3).")
     learned_positions: bool = Field(default=False, description="Positions are a table (OPT).")
+    num_experts: CountOrZero = Field(default=0, description="Routed experts of a layer; 0: a dense MLP.")
+    num_experts_per_tok: CountOrZero = Field(default=0, description="Experts that each token visits.")
+    moe_intermediate_size: CountOrZero = Field(default=0, description="Width of one expert.")
+    num_shared_experts: CountOrZero = Field(default=0, description="Experts that every token visits.")
+    first_k_dense_replace: CountOrZero = Field(default=0, description="First layers with a dense MLP.")
+    kv_lora_rank: CountOrZero = Field(
+        default=0, description="Latent that keys and values come from; 0: none."
+    )
+    q_lora_rank: CountOrZero = Field(default=0, description="Latent that queries come from; 0: none.")
+    qk_nope_head_dim: CountOrZero = Field(default=0, description="Part of a head without positions.")
+    qk_rope_head_dim: CountOrZero = Field(default=0, description="Part of a head with positions.")
+    v_head_dim: CountOrZero = Field(default=0, description="Size of a value head beside a latent.")
 
     @model_validator(mode="after")
     def _heads_share_evenly(self) -> ModelFile:
@@ -48,6 +60,21 @@ class ModelFile(Section):
                 f"num_attention_heads ({self.num_attention_heads}) is not a multiple of "
                 f"num_key_value_heads ({self.num_key_value_heads})"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _experts_and_latents_are_whole(self) -> ModelFile:
+        if self.num_experts and not 0 < self.num_experts_per_tok <= self.num_experts:
+            raise ValueError(
+                f"num_experts_per_tok ({self.num_experts_per_tok}) must be from 1 to num_experts "
+                f"({self.num_experts})"
+            )
+        if self.num_experts and not self.moe_intermediate_size:
+            raise ValueError("num_experts needs moe_intermediate_size, the width of one expert")
+        if self.first_k_dense_replace > self.num_hidden_layers:
+            raise ValueError("first_k_dense_replace is more than num_hidden_layers")
+        if self.kv_lora_rank and not (self.qk_nope_head_dim and self.qk_rope_head_dim and self.v_head_dim):
+            raise ValueError("kv_lora_rank needs qk_nope_head_dim, qk_rope_head_dim and v_head_dim")
         return self
 
     def shape(self) -> ModelShape:

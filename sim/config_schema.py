@@ -161,6 +161,11 @@ class EngineSection(Section):
     batching: BatchingSection = Field(
         default=ContinuousSection(), description="When newcomers may join a batch."
     )
+    fusion: Literal["none", "fused", "graph"] | None = Field(
+        default=None,
+        description="Step times from the kernels a step launches: each operation its own (none), fused, or "
+        "fused and replayed as a CUDA graph; left out: one roofline for all linear layers.",
+    )
     max_horizon: Count | None = Field(
         default=None,
         description="Most equal steps simulated at once; 1 simulates each by itself, with the same result.",

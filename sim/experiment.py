@@ -17,6 +17,7 @@ from sim.cluster import ClusterConfig
 from sim.core.engine import EngineConfig
 from sim.cost.fixed import FixedCost
 from sim.cost.hardware import Gpu
+from sim.cost.kernels import Fusion
 from sim.cost.model import ModelShape
 from sim.links import HostTraffic
 from sim.metrics import Slo
@@ -47,6 +48,7 @@ class Experiment:
         beams: How often beams change parents, where requests search.
         speculation: What is drafted and kept; None: nothing.
         step_times: Known step times; None: those of the cost model.
+        fusion: How much of a step is one kernel; None: step times are those of `RooflineCost`.
     """
 
     name: str
@@ -66,6 +68,7 @@ class Experiment:
     beams: BeamLaw | None = None
     speculation: Speculation | None = None
     step_times: StepTimes | None = None
+    fusion: Fusion | None = None
 
     @property
     def num_gpus(self) -> int:

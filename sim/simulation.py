@@ -11,7 +11,11 @@ from dataclasses import replace
 from sim.cluster import Cluster, ClusterConfig, Physics, Progress
 from sim.core.engine import EngineConfig
 from sim.core.kv_cache import CacheConfig
+from sim.cost.hardware import Gpu
+from sim.cost.kernels import Fusion
+from sim.cost.model import ModelShape
 from sim.cost.roofline import RooflineCost
+from sim.cost.step_time import KernelCost
 from sim.executor import CostModel
 from sim.experiment import Experiment
 from sim.record_builder import build_record
@@ -56,11 +60,33 @@ def experiment_cost(experiment: Experiment) -> CostModel:
     if experiment.step_times is not None:
         return experiment.step_times.target
     cache = experiment.engine.cache
-    return RooflineCost(
+    return _model_cost(
+        experiment,
         experiment.model,
         experiment.gpu,
         tensor_parallel_size=experiment.tensor_parallel_size,
         block_size=cache.block_size if isinstance(cache, CacheConfig) else None,
+    )
+
+
+def _model_cost(
+    experiment: Experiment,
+    model: ModelShape,
+    gpu: Gpu,
+    *,
+    tensor_parallel_size: int,
+    block_size: int | None,
+) -> CostModel:
+    """By kernels where the experiment asks for it, or where the model has more than dense layers."""
+    fusion = experiment.fusion
+    if fusion is None and not (model.num_experts or model.kv_lora_rank):
+        return RooflineCost(model, gpu, tensor_parallel_size=tensor_parallel_size, block_size=block_size)
+    return KernelCost(
+        model,
+        gpu,
+        tensor_parallel_size=tensor_parallel_size,
+        block_size=block_size,
+        fusion=fusion or Fusion.GRAPH,
     )
 
 
@@ -71,7 +97,8 @@ def experiment_draft_cost(experiment: Experiment) -> CostModel | None:
         return None
     if experiment.step_times is not None:
         return experiment.step_times.draft
-    return RooflineCost(
+    return _model_cost(
+        experiment,
         speculation.draft,
         replace(experiment.gpu, step_overhead_ns=DRAFT_PASS_OVERHEAD_NS),
         tensor_parallel_size=speculation.draft_tensor_parallel_size,

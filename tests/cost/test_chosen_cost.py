@@ -1,0 +1,56 @@
+"""Which cost model an experiment gets."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from sim.config import load_experiment
+from sim.config_catalog import load_model
+from sim.cost.kernels import Fusion
+from sim.cost.roofline import RooflineCost
+from sim.cost.step_time import KernelCost
+from sim.errors import ConfigError
+from sim.simulation import experiment_cost, simulate
+from tests.command_line import EXPERIMENT
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    """A small experiment."""
+    path = tmp_path / "tiny.yaml"
+    path.write_text(EXPERIMENT)
+    return path
+
+
+def test_kernels_are_counted_where_fusion_is_given(config: Path) -> None:
+    cost = experiment_cost(load_experiment(config, ["engine.fusion=none"]))
+    assert isinstance(cost, KernelCost)
+    assert cost.kernels.fusion is Fusion.NONE
+    assert isinstance(experiment_cost(load_experiment(config)), RooflineCost)
+
+
+def test_models_with_experts_or_latents_are_always_counted_by_kernels(config: Path) -> None:
+    for model, gpu in (("mixtral-8x7b", "h200"), ("qwen3-30b-a3b", "h200")):
+        experiment = load_experiment(config, [f"model={model}", f"hardware={gpu}"])
+        assert isinstance(experiment_cost(experiment), KernelCost)
+
+
+def test_a_simulation_by_kernels_takes_longer_unfused(config: Path) -> None:
+    runs = [simulate(load_experiment(config, [f"engine.fusion={fusion.value}"])) for fusion in Fusion]
+    times = [run.steps["end"].max() for run in runs]
+    assert times[0] > times[1] >= times[2]
+
+
+def test_experts_without_a_width_are_refused(tmp_path: Path) -> None:
+    text = Path("sim/catalog/models/mixtral-8x7b.yaml").read_text()
+    (tmp_path / "wrong.yaml").write_text(text.replace("moe_intermediate_size: 14336\n", ""))
+    with pytest.raises(ConfigError, match="moe_intermediate_size"):
+        load_model("./wrong.yaml", tmp_path)
+
+
+def test_a_latent_is_one_tenth_of_the_cache_of_its_heads() -> None:
+    model = load_model("deepseek-v3")
+    assert model.kv_bytes_per_token == 70_272
+    assert model.kv_share(8) == 1
