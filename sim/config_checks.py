@@ -311,8 +311,8 @@ class Fit:
             )
         if self.file.cluster.router == "prefix_affine" and not self.engine.enable_prefix_caching:
             yield "cluster.router prefix_affine gains nothing while engine.enable_prefix_caching is false"
-        if self.engine.async_scheduling:
+        if self.engine.async_scheduling and self.engine.fusion is None:
             yield (
                 "engine.async_scheduling applies the rules of scheduling ahead, but simulated steps do not "
-                "overlap: no time is gained by it"
+                "overlap without engine.fusion: no time is gained by it"
             )

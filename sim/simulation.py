@@ -87,6 +87,7 @@ def _model_cost(
         tensor_parallel_size=tensor_parallel_size,
         block_size=block_size,
         fusion=fusion or Fusion.GRAPH,
+        overlaps_host=experiment.engine.scheduler.async_scheduling,
     )
 
 

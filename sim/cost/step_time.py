@@ -6,7 +6,9 @@ Implements `sim.executor.CostModel`. Kernels come from `sim.cost.kernels`, their
     step = max(sum of kernels, launches by the host) + overhead of a step + overhead of each sequence
 
 Launches hide behind the device while kernels are long, and are what takes the time when kernels are short.
-A captured graph is launched once. Sequences are split over GPUs that work as one.
+A captured graph is launched once. Where a step is scheduled while the one before it computes (asynchronous
+scheduling), the overheads hide behind the device as well: max(kernels, launches + overheads). GPUs that
+share a model work as one.
 
 Hot path: kernels that depend on the number of tokens only are summed in a table, grown by doubling; decode
 attention is a line for each batch size. A step is `max(base + slope * context, floor)` in double precision,
@@ -106,6 +108,7 @@ class KernelCost:
         "_graph_ns",
         "_launch_ns",
         "_num_layers",
+        "_overlaps_host",
         "_sampling_ns",
         "_token_launches",
         "_tokens_ns",
@@ -120,7 +123,9 @@ class KernelCost:
         tensor_parallel_size: int = 1,
         block_size: int | None = 16,
         fusion: Fusion = Fusion.GRAPH,
+        overlaps_host: bool = False,
     ) -> None:
+        self._overlaps_host = overlaps_host
         self.kernels = KernelList(model, fusion, tensor_parallel_size)
         self._clock = KernelClock.of(self.kernels, gpu, block_size)
         self._num_layers = model.num_hidden_layers
@@ -188,7 +193,8 @@ class KernelCost:
         launches += _num_launches(self.kernels.decode_attention(batch.num_decode_seqs, 0))
         launches += _num_launches(self.kernels.prompt_attention(batch.chunks))
         host = self._graph_ns + self._launch_ns * launches
-        return base + attention_ns + overhead, slope, host + overhead
+        shown = 0.0 if self._overlaps_host else overhead
+        return base + attention_ns + shown, slope, host + overhead
 
     def _decode_attention_line(self, num_decodes: int) -> tuple[float, float]:
         """All layers; every kernel of it is a line in the context."""

@@ -142,3 +142,11 @@ def test_copies_within_the_device_read_and_write_each_byte() -> None:
     curves = KernelCost(LLAMA, A100)._clock.curves
     assert block_copies_ns(curves, 0, 1e6) == 0
     assert block_copies_ns(curves, 10, 1e8) > 2e9 / A100.memory_bandwidth_bytes_per_s * 1e9
+
+
+def test_overheads_of_the_host_hide_behind_the_device_where_scheduling_overlaps() -> None:
+    after, beside = (
+        KernelCost(LLAMA, A100, overlaps_host=overlaps).step_ends_ns(plan(64, 64_000))[0]
+        for overlaps in (False, True)
+    )
+    assert after - beside == pytest.approx(COSTS[Fusion.GRAPH].overhead_ns(64), abs=2)
