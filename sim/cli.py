@@ -188,6 +188,20 @@ def kernels(
 
 
 @app.command()
+def sensitivity(
+    config: Annotated[Path, typer.Argument(metavar="CONFIG", help="The experiment's YAML file.")],
+    set_: Overrides = None,
+    out: Annotated[Path, typer.Option(metavar="FILE", help="Markdown table to write.")] = Path(
+        "results/sensitivity.md"
+    ),
+) -> None:
+    """Rank the hardware's figures by how far the answer moves with each; simulates twice a figure."""
+    from sim.cli_sensitivity import print_sensitivity
+
+    print_sensitivity(config, tuple(set_ or ()), out)
+
+
+@app.command()
 def compare(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN RUN...", help="Run folders, at least two.")],
 ) -> None:
