@@ -53,7 +53,7 @@ def _launch(gate_up: torch.Tensor) -> torch.Tensor:
     out = gate_up.new_empty((num_tokens, width))
     if out.numel() == 0:
         return out
-    tile = min(1024, next_power_of_2(width))
+    tile = min(2048, next_power_of_2(width))
     grid = (num_tokens, -(-width // tile))
     _silu_and_mul_kernel[grid](gate_up, out, gate_up.stride(0), width, TILE=tile, num_warps=4)
     count_launch("silu_and_mul", (gate_up,), (out,))

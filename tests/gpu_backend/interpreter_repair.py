@@ -1,8 +1,8 @@
 """Repairs bfloat16 in Triton's interpreter, which keeps it as 16-bit integers and computes on those.
 
-Loads, stores and casts to float32 are right there; arithmetic, comparisons and products are integer operations on the bits,
-and casts to bfloat16 cut instead of rounding. With this every operation rounds once, to nearest, as torch does. For tests
-only; a device needs none of it.
+Loads, stores and casts to float32 are right there; arithmetic, comparisons and products are integer
+operations on the bits, and casts to bfloat16 cut instead of rounding. With this every operation rounds
+once, to nearest, as torch does. For tests only; a device needs none of it.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ def install() -> None:
     """Replaces the interpreter's methods."""
     stock = {
         name: getattr(InterpreterBuilder, name)
-        for name in ("binary_op", "unary_op", "cast_impl", "create_fp_to_fp", "create_dot")
+        for name in ("binary_op", "unary_op", "cast_impl", "create_fp_to_fp")
     }
     InterpreterBuilder.binary_op = _binary(stock["binary_op"])
     InterpreterBuilder.unary_op = _unary(stock["unary_op"])
@@ -33,7 +33,9 @@ def install() -> None:
     for name in ("create_si_to_fp", "create_ui_to_fp", "create_fp_to_si", "create_fp_to_ui", "create_fp_ext"):
         setattr(InterpreterBuilder, name, lambda self, src, dst_type: self.cast_impl(src, dst_type))
     InterpreterBuilder.create_fp_trunc = lambda self, src, dst_type: self.cast_impl(src, dst_type)
-    InterpreterBuilder.get_bf16 = lambda self, value: TensorHandle(to_bfloat16(np.array([value])), tl.bfloat16)
+    InterpreterBuilder.get_bf16 = lambda self, value: TensorHandle(
+        to_bfloat16(np.array([value])), tl.bfloat16
+    )
 
 
 def _is_bfloat16(handle: Any) -> bool:

@@ -1,7 +1,8 @@
 """A Triton driver without a device: the real launch path up to the launch, which is noted instead of made.
 
-Specialisation, compilation, caching and the check of resources are Triton's own; tensors lie in ordinary memory. What is
-noted holds the compiled kernel, so that its code can be looked at, or executed by `tests/gpu_backend/ptx`.
+Specialisation, compilation, caching and the check of resources are Triton's own; tensors lie in ordinary
+memory. What is noted holds the compiled kernel, so that its code can be looked at, or executed by
+`tests/gpu_backend/ptx`.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from triton.backends.driver import DriverBase
 from triton.runtime import driver as active_driver
 
 SHARED_LIMIT_BYTES = {80: 166912, 90: 232448, 100: 232448, "gfx942": 65536}
-"""What one program may hold: the opt-in limits of A100, H100 and B200, and the LDS of a MI300's compute unit."""
+"""What one program may hold: the opt-in limits of A100, H100 and B200, the LDS of a MI300."""
 
 
 def target_of(arch: int | str) -> GPUTarget:

@@ -22,7 +22,7 @@ def poisoned_context(
     dtype: torch.dtype,
     device: str = "cpu",
 ) -> PagedContext:
-    """Random keys and values in shuffled blocks; every other slot is NaN and every other table entry is foreign."""
+    """Random keys and values in shuffled blocks; other slots are NaN, other table entries foreign."""
     generator = torch.Generator().manual_seed(len(context_lens) + 7 * head_dim)
     num_blocks = [-(-length // block_size) for length in context_lens]
     order = torch.randperm(sum(num_blocks) + 3, generator=generator).tolist()

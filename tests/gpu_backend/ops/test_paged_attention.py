@@ -1,26 +1,28 @@
-"""Decode and prefill attention: the twins against the definition, the kernels against the twins in float64."""
+"""Decode and prefill attention: twins against the definition, kernels against the twins in float64."""
 
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 
-torch = pytest.importorskip("torch", reason="torch is not installed")
+pytest.importorskip("torch", reason="the engine needs torch")
 pytest.importorskip("triton", reason="Triton is not installed")
 
-from gpu_backend.ops.implementation import Implementation, OpInputError  # noqa: E402
-from gpu_backend.ops.paged_context import PagedContext  # noqa: E402
-from gpu_backend.ops.paged_decode_attention import paged_decode_attention  # noqa: E402
-from gpu_backend.ops.paged_prefill_attention import paged_prefill_attention  # noqa: E402
-from tests.gpu_backend.ops.paged_inputs import (  # noqa: E402
+import torch
+
+from gpu_backend.ops.implementation import Implementation, OpInputError
+from gpu_backend.ops.paged_context import PagedContext
+from gpu_backend.ops.paged_decode_attention import paged_decode_attention
+from gpu_backend.ops.paged_prefill_attention import paged_prefill_attention
+from tests.gpu_backend.ops.paged_inputs import (
     attention_word_by_word,
     exact,
     poisoned_context,
     starts_of,
 )
-from tests.gpu_backend.ops.ways import (  # noqa: E402
-    INTERPRETING,
+from tests.gpu_backend.ops.ways import (
     WAYS,
     WAYS_OF_FLOAT32,
     assert_close,
@@ -47,18 +49,14 @@ CHUNKS = [  # new tokens of each sequence, all its tokens, heads, key heads, hea
 HALVES = [torch.float16, torch.bfloat16]
 
 
-def _ways_and_dtypes() -> list[object]:
-    halves = [pytest.param(*_values(way), dtype, marks=_marks(way)) for way in WAYS for dtype in HALVES]
-    singles = [pytest.param(*_values(way), torch.float32, marks=_marks(way)) for way in WAYS_OF_FLOAT32]
-    return [*halves, *singles]
-
-
-def _values(way: object) -> tuple[object, ...]:
-    return getattr(way, "values", (way,))
-
-
-def _marks(way: object) -> tuple[object, ...]:
-    return tuple(getattr(way, "marks", ()))
+def _ways_and_dtypes() -> list[Any]:
+    pairs = [(way, dtype) for way in WAYS for dtype in HALVES] + [
+        (way, torch.float32) for way in WAYS_OF_FLOAT32
+    ]
+    return [
+        pytest.param(*getattr(way, "values", (way,)), dtype, marks=getattr(way, "marks", ()))
+        for way, dtype in pairs
+    ]
 
 
 def _query(num_tokens: int, heads: int, head_dim: int, dtype: torch.dtype, device: str) -> torch.Tensor:

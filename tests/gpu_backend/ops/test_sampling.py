@@ -1,4 +1,4 @@
-"""Sampling and speculative verification: the kernels against float64, the twins against the laws they promise."""
+"""Sampling and verification: the kernels against float64, the twins against the laws they promise."""
 
 from __future__ import annotations
 

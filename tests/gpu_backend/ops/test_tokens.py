@@ -1,4 +1,4 @@
-"""Ops that work token by token: norms, the feed-forward gate, rotary embedding with the write to the cache."""
+"""Ops that work token by token: norms, the feed-forward gate, rotary embedding and the write to the cache."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def test_gate_in_torch_is_its_formula(form: Implementation) -> None:
 
 def _tokens(heads: int, kv_heads: int, head_dim: int, dtype: torch.dtype, device: str) -> NewTokens:
     fused = _random(4, heads + 2 * kv_heads, head_dim, dtype=dtype, device=device)
-    query, key, value = fused.split([heads, kv_heads, kv_heads], 1)
+    query, key, value = torch.split(fused, [heads, kv_heads, kv_heads], 1)
     positions = torch.tensor([0, 5, 63, 2], device=device)
     slots = torch.tensor([3, NO_SLOT, 19, 0], dtype=torch.int32, device=device)
     return NewTokens(query, key, value, positions, slots)

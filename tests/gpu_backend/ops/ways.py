@@ -1,7 +1,8 @@
 """The ways in which a kernel can be run by the same test.
 
-`interpreter`: Triton's interpreter on a CPU; needs TRITON_INTERPRET=1 before Triton is imported, so these tests run in a
-process of their own (`test_in_the_interpreter.py`). `ptx`: the compiled sm_80 code, executed on numpy. `cuda`: a device.
+`interpreter`: Triton's interpreter on a CPU; needs TRITON_INTERPRET=1 before Triton is imported, so these
+tests run in a process of their own (`test_in_the_interpreter.py`). `ptx`: the compiled sm_80 code, executed
+on numpy. `cuda`: a device.
 """
 
 from __future__ import annotations
@@ -20,10 +21,10 @@ INTERPRETING = os.environ.get("TRITON_INTERPRET") == "1"
 CUDA = pytest.param("cuda", marks=pytest.mark.gpu)
 WAYS: list[Any] = ["interpreter"] if INTERPRETING else ["ptx", CUDA]
 WAYS_OF_FLOAT32: list[Any] = ["interpreter"] if INTERPRETING else [CUDA]
-"""Matrix products of float32 compile to thousands of single steps: too slow to execute, and no matrix unit to see."""
+"""Matrix products of float32 compile to thousands of single steps: too slow to execute."""
 
 TOLERANCE = {torch.float32: 2e-6, torch.float16: 1e-3, torch.bfloat16: 8e-3}
-"""Relative to the largest number: some units in the last place, as results are rounded once and sums are float32."""
+"""Relative to the largest number: units in the last place; results are rounded once, sums are float32."""
 
 POISON = float("nan")
 

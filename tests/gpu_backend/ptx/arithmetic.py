@@ -1,7 +1,7 @@
 """Instructions that compute one result per thread from the thread's own operands.
 
-`operation` maps the parts of an opcode to the types of its operands and result and to a function on numpy arrays.
-Whatever is not listed is refused.
+`operation` maps the parts of an opcode to the types of its operands and result and to a function on numpy
+arrays. Whatever is not listed is refused.
 """
 
 from __future__ import annotations
@@ -36,16 +36,17 @@ _COMPARE: dict[str, Callable[..., Any]] = {
     "ge": np.greater_equal,
 }
 _UNORDERED = {"equ": "eq", "neu": "ne", "ltu": "lt", "leu": "le", "gtu": "gt", "geu": "ge"}
-_APPROXIMATE: dict[str, Callable[[Array], Array]] = {
+_UNARY: dict[str, Callable[[Array], Array]] = {
     "ex2": np.exp2,
     "lg2": np.log2,
     "sqrt": np.sqrt,
+    "abs": np.abs,
     "rcp": np.reciprocal,
     "rsqrt": lambda values: 1 / np.sqrt(values),
 }
 
 
-def operation(parts: tuple[str, ...]) -> Operation | None:
+def operation(parts: tuple[str, ...]) -> Operation | None:  # noqa: C901  # one line per family
     """The operation of an opcode, or None where it is not one of this kind or is not known."""
     name, modifiers, kind = parts[0], parts[1:-1], parts[-1]
     match name:
@@ -59,7 +60,7 @@ def operation(parts: tuple[str, ...]) -> Operation | None:
             ("approx", "ftz"),
             ("approx",),
         ):
-            return Operation((kind,), _APPROXIMATE[name])
+            return Operation((kind,), _UNARY[name])
         case "add" | "sub" | "min" | "max" if kind in _INTEGERS and not modifiers:
             return Operation(
                 (kind, kind), {"add": np.add, "sub": np.subtract, "min": np.minimum, "max": np.maximum}[name]
@@ -69,7 +70,7 @@ def operation(parts: tuple[str, ...]) -> Operation | None:
         case "neg" if kind in (*_INTEGERS, *_FLOATS) and not modifiers:
             return Operation((kind,), np.negative)
         case "abs" if kind in ("f32", "s32") and not modifiers:
-            return Operation((kind,), np.abs)
+            return Operation((kind,), _UNARY["abs"])
         case "and" | "or" | "xor" | "not" if kind in (*_BITS, "pred") and not modifiers:
             return _bitwise(name, kind)
         case "shl" | "shr" if not modifiers:
@@ -109,11 +110,11 @@ def _fused(a: Array, b: Array, c: Array, dtype: Any) -> Array:
 
 
 def _fused_bfloat16(a: Array, b: Array, c: Array) -> Array:
-    """One or two bfloat16 in each register: as bits, through float64, rounded to float32 and then to bfloat16."""
+    """One or two bfloat16 in each register, as bits; rounded to float32 and then to bfloat16."""
     shapes = np.broadcast_shapes(a.shape, b.shape, c.shape)
     halves = [np.ascontiguousarray(np.broadcast_to(operand, shapes)).view(np.uint16) for operand in (a, b, c)]
-    fused = _fused(*(from_bfloat16(half) for half in halves), np.float32)
-    return to_bfloat16(fused).view(a.dtype)
+    x, y, z = (from_bfloat16(half) for half in halves)
+    return to_bfloat16(_fused(x, y, z, np.float32)).view(a.dtype)
 
 
 def _paired(compute: Callable[..., Array]) -> Callable[..., Array]:
@@ -163,7 +164,8 @@ def _shift(name: str, kind: str) -> Operation:
     def shift(values: Array, by: Array) -> Array:
         amount = np.minimum(by, np.uint32(width - 1)).astype(values.dtype)
         moved = values << amount if name == "shl" else values >> amount
-        return moved if kind[0] == "s" else np.where(by >= width, values.dtype.type(0), moved)
+        clipped: Array = moved if kind[0] == "s" else np.where(by >= width, values.dtype.type(0), moved)
+        return clipped
 
     return Operation((kind, "u32"), shift)
 
@@ -174,7 +176,8 @@ def _bit_field(values: Array, position: Array, length: Array) -> Array:
         raise PtxUnknownError("bfe of no bits, or past the end")
     left = np.uint32(32) - position - length
     up = (values.view(np.uint32) << left).view(values.dtype)
-    return up >> (np.uint32(32) - length).astype(values.dtype)
+    field: Array = up >> (np.uint32(32) - length).astype(values.dtype)
+    return field
 
 
 def _set_predicate(comparison: str, kind: str) -> Operation:

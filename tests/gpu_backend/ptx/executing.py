@@ -52,7 +52,7 @@ def _parsed(text: str) -> Program:
 
 
 def _params(launch: DryLaunch, program: Program) -> dict[str, int | float]:
-    """The kernel's parameters: what Triton did not fold into the code, then its own scratch pointers, unused."""
+    """The kernel's parameters: what Triton did not fold into the code, then its scratch pointers."""
     values: list[int | float] = []
     for name, kind in launch.compiled.src.signature.items():
         if kind == "constexpr":

@@ -1,6 +1,7 @@
-"""Runs programs: fetches, masks by guard, dispatches. Every instruction is turned into a function once, then called.
+"""Runs programs: fetches, masks, dispatches. Every instruction is turned into a function once, then called.
 
-Branches must be taken by all threads of a program or by none: Triton's code has no other, and anything else is refused.
+Branches must be taken by all threads of a program or by none: Triton's code has no other, and anything else
+is refused.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from tests.gpu_backend.ptx.access import State
 from tests.gpu_backend.ptx.errors import PtxUnknownError
 from tests.gpu_backend.ptx.memory import Counters, GlobalMemory, SharedMemory
 from tests.gpu_backend.ptx.parsing import Instruction, Program
-from tests.gpu_backend.ptx.values import Array, Registers, reader
+from tests.gpu_backend.ptx.values import Array, Reader, Registers, reader
 
 Step = Callable[[State], int | None]
 _END = -1
@@ -109,7 +110,10 @@ class Machine:
 
     def _action(self, instruction: Instruction, specials: dict[str, Array]) -> access.Action:
         parts, operands = instruction.parts, instruction.operands
-        read = lambda text, kind: reader(text, kind, self._symbols, specials)  # noqa: E731
+
+        def read(text: str, kind: str) -> Reader:
+            return reader(text, kind, self._symbols, specials)
+
         match parts[0]:
             case "mov":
                 return _move(instruction, read)

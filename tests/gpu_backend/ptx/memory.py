@@ -1,8 +1,9 @@
 """Global and shared memory of the executor: every access checked and counted.
 
-A request is what one warp asks for with one instruction. Global memory moves in sectors of 32 bytes: a request costs as
-many as it touches. Shared memory has 32 banks of 4 bytes: a request costs as many wavefronts as its busiest bank has
-different words, and wide accesses are served for as many lanes at a time as 128 bytes allow.
+A request is what one warp asks for with one instruction. Global memory moves in sectors of 32 bytes: a
+request costs as many as it touches. Shared memory has 32 banks of 4 bytes: a request costs as many
+wavefronts as its busiest bank has different words, and wide accesses are served for as many lanes at a time
+as 128 bytes allow.
 """
 
 from __future__ import annotations
@@ -55,7 +56,7 @@ class Region:
         self.base = storage.data_ptr()
         self.size = storage.nbytes()
         buffer = (ctypes.c_uint8 * self.size).from_address(self.base)
-        self.bytes = np.frombuffer(buffer, np.uint8)
+        self.bytes: NDArray[np.uint8] = np.ctypeslib.as_array(buffer)
         self.was_read = np.zeros(self.size, bool)
         self.writer = np.full(self.size, NOBODY, np.int32)
         self._alive = tensor

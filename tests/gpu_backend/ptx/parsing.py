@@ -15,7 +15,7 @@ _OPERAND = re.compile(r"\{[^}]*\}|\[[^\]]*\]|[^,\s][^,]*")
 
 @dataclass(frozen=True, slots=True)
 class Instruction:
-    """One instruction: `@%p1 ld.global.b32 { %r1 }, [ %rd1 + 4 ]` has the parts ld, global, b32 and two operands."""
+    """One instruction: `ld.global.b32 { %r1 }, [ %rd1 + 4 ]` has parts ld, global, b32 and two operands."""
 
     text: str
     parts: tuple[str, ...]
@@ -65,9 +65,7 @@ def _body(body: str) -> tuple[tuple[Instruction, ...], dict[str, int]]:
             rest = rest[label.end() :]
         if not rest or rest.startswith("."):
             continue
-        for statement in rest.split(";"):
-            if statement.strip():
-                instructions.append(_instruction(statement.strip()))
+        instructions += [_instruction(text.strip()) for text in rest.split(";") if text.strip()]
     return tuple(instructions), labels
 
 

@@ -1,7 +1,7 @@
 """Types, registers and operands: what an instruction reads and writes.
 
-A register holds raw bits, one number per thread, and takes the type of whoever looks at it. Reading a register that was
-never written is refused.
+A register holds raw bits, one number per thread, and takes the type of whoever looks at it. Reading a
+register that was never written is refused.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ Reader = Callable[[Registers], Array]
 
 
 def reader(operand: str, type_name: str, symbols: dict[str, int], specials: dict[str, Array]) -> Reader:
-    """How to read an operand as a type: a register, an immediate, a special register or the address of a symbol."""
+    """How to read a register, an immediate, a special register or the address of a symbol as a type."""
     if operand in specials:
         dtype = dtype_of(type_name)
         return lambda registers: specials[operand].astype(dtype)  # looked up anew: each program has its own

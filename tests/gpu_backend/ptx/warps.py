@@ -26,7 +26,7 @@ _COLUMNS_C = np.stack((_T, _T + 1, _T, _T + 1))
 
 
 def shuffle(mode: str, values: Array, by: Array, clamp: Array) -> Array:
-    """shfl.sync: each lane takes the value of another one of its warp, or keeps its own where that one is outside.
+    """shfl.sync: each lane takes another lane's value, or keeps its own where that one is outside.
 
     Only whole warps (segment mask 0) are known.
     """
@@ -47,7 +47,8 @@ def shuffle(mode: str, values: Array, by: Array, clamp: Array) -> Array:
         case _:
             raise PtxUnknownError(f"shfl.{mode}")
     first = np.arange(values.size) - lanes
-    return values[first + np.where(inside, source, lanes)]
+    taken: Array = values[first + np.where(inside, source, lanes)]
+    return taken
 
 
 def reduce(name: str, values: Array) -> Array:
