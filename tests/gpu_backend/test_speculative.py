@@ -19,7 +19,7 @@ from gpu_backend.speculative import Proposal, emitted, propose, sampling_probs, 
 CPU = torch.device("cpu")
 VOCAB = 5
 NUM_DRAFTS = 2
-NUM_SEQS = 30_000
+NUM_SEQS = 20_000
 LENGTH = NUM_DRAFTS + 1
 SIGNIFICANCE = 1e-3
 
@@ -88,7 +88,7 @@ def test_speculated_lines_are_distributed_as_the_targets(settings: SamplingSetti
     drawn = _speculated(settings, verify)
     p_value, distance = _p_value_and_distance(drawn, _joint(settings))
     assert p_value > SIGNIFICANCE
-    assert distance < 0.03
+    assert distance < 0.04
 
 
 def _accept_always(
