@@ -17,6 +17,7 @@ Invariant: tokens and probabilities past a sequence's number of drafts are never
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 
@@ -64,9 +65,8 @@ def rejection_sample(
     match implementation:
         case Implementation.TWIN:
             verdict = _twin(drafts, uniforms)
-            count_launch(
-                "rejection_sample", lambda: _operands(drafts), (verdict.num_accepted, verdict.next_token_ids)
-            )
+            read = partial(_operands, drafts, verdict.num_accepted)
+            count_launch("rejection_sample", read, (verdict.num_accepted, verdict.next_token_ids))
             return verdict
         case Implementation.UNFUSED:
             return _unfused(drafts, uniforms)
@@ -95,15 +95,15 @@ def _check(drafts: Drafts, uniforms: torch.Tensor) -> None:
     )
 
 
-def _operands(drafts: Drafts) -> tuple[torch.Tensor | int, ...]:
-    """What must be read: two numbers per draft, and two rows per sequence for the token that follows."""
+def _operands(drafts: Drafts, num_accepted: torch.Tensor) -> tuple[torch.Tensor | int, ...]:
+    """What must be read: two numbers per draft, the target's row, and the draft's where one was rejected."""
     row_bytes = drafts.target_probs.shape[2] * drafts.target_probs.element_size()
     per_draft = 2 * drafts.target_probs.element_size()
     return (
         drafts.token_ids,
         drafts.num_drafts,
         drafts.token_ids.numel() * per_draft,
-        2 * len(drafts.num_drafts) * row_bytes,
+        (len(num_accepted) + int((num_accepted < drafts.num_drafts).sum())) * row_bytes,
     )
 
 
@@ -174,7 +174,7 @@ def _launch(drafts: Drafts, uniforms: torch.Tensor) -> Verdict:
             TILE=min(2048, next_power_of_2(vocab_size)),
             num_warps=4,
         )
-    count_launch("rejection_sample", lambda: _operands(drafts), (num_accepted, next_token_ids))
+    count_launch("rejection_sample", lambda: _operands(drafts, num_accepted), (num_accepted, next_token_ids))
     return Verdict(num_accepted, next_token_ids)
 
 

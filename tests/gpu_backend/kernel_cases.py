@@ -1,4 +1,4 @@
-"""Each kernel once, at the shapes of Llama-3 8B in fp16: compiled for all architectures, executed, counted."""
+"""Each kernel once, at the shapes of Llama-3 8B in fp16: compiled everywhere, executed, counted."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ HIDDEN, FEED_FORWARD, VOCAB = 4096, 14336, 8192
 """The vocabulary is cut to a sixteenth: its tiles repeat."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class KernelCase:
     """One op at one shape."""
 
@@ -100,9 +100,9 @@ def kernel_cases() -> list[KernelCase]:
     x, residual, weight = _random(8, HIDDEN), _random(8, HIDDEN), _random(HIDDEN)
     gate_up = _random(8, 2 * FEED_FORWARD)
     return [
-        _decode_case("decode", [100, 64, 33, 256], 1),
-        _decode_case("decode, 4 splits", [500, 300], 4),
-        _prefill_case("prefill", [64, 33], [64, 90]),
+        _decode_case("decode", [100, 64, 33], 1),
+        _decode_case("decode, 4 splits", [256, 200], 4),
+        _prefill_case("prefill", [40, 20], [40, 70]),
         _prefill_case("verify 5 tokens", [5, 5, 5], [100, 40, 64]),
         _rotary_case(),
         KernelCase("add_rms_norm", lambda form: add_rms_norm(x, residual, weight, 1e-5, form)),

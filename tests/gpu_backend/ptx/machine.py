@@ -52,6 +52,7 @@ class Machine:
                 shared = SharedMemory(self.shared_bytes, counters)
                 registers = Registers(self.program.num_threads)
                 self._run_program(State(registers, memory, shared, number), steps, counters)
+        memory.end_launch()
         return counters
 
     def _run_program(self, state: State, steps: list[Step], counters: Counters) -> None:

@@ -36,11 +36,17 @@ class Counters:
     ideal_wavefronts: int = 0
     instructions: int = 0
     matrix_products: int = 0
+    distinct_sectors: int = 0
+
+    @property
+    def bytes_requested(self) -> int:
+        """Bytes of all sectors of all requests, those that a cache answers included."""
+        return (self.sectors_read + self.sectors_written) * SECTOR_BYTES
 
     @property
     def bytes_moved(self) -> int:
-        """Bytes of all sectors of all requests: what passes between the L2 cache and the multiprocessors."""
-        return (self.sectors_read + self.sectors_written) * SECTOR_BYTES
+        """Bytes of the sectors that were read or written at all: what memory moves if each comes once."""
+        return self.distinct_sectors * SECTOR_BYTES
 
     @property
     def bank_conflicts(self) -> int:
@@ -84,6 +90,14 @@ class GlobalMemory:
         """Forgets who wrote what: launches follow one another."""
         for region in self.regions.values():
             region.writer[:] = NOBODY
+            region.was_read[:] = False
+
+    def end_launch(self) -> None:
+        """Adds up which sectors were touched."""
+        for region in self.regions.values():
+            for touched in (region.was_read, region.writer != NOBODY):
+                whole = np.flatnonzero(touched) + region.base % SECTOR_BYTES
+                self.counters.distinct_sectors += np.unique(whole // SECTOR_BYTES).size
 
     def load(self, addresses: Addresses, num_bytes: int, active: Lanes, program: int) -> NDArray[np.uint8]:
         """Bytes of the active lanes, [num_lanes, num_bytes]; others get zeros."""
