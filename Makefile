@@ -8,7 +8,7 @@ INSTALL := PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet --disable-
 CODE := sim workloads gpu_backend tests
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart simulate compare test test-all test-gpu check format bench papers accuracy clean
+.PHONY: help quickstart simulate compare test test-all test-gpu check format bench fault-table papers accuracy clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -61,6 +61,9 @@ format: $(VENV)/.installed-dev ## let ruff format and mend
 
 bench: $(VENV)/.installed-dev ## speed of the simulator, written to results/bench.md
 	$(BIN)/python -m tests.bench.bench_simulation
+
+fault-table: $(VENV)/.installed-dev ## which claim finds which planted fault, written to sim/testing/README.md
+	$(BIN)/python -m tests.testing.fault_table
 
 papers: $(VENV)/.installed-dev ## published tables beside ours, written to results/papers.md
 	$(BIN)/python -m tests.bench.papers

@@ -57,6 +57,8 @@ class HostTier:
         block = self._free.pop() if self._free else self._evict()
         if block is not None:
             self._block_of[key] = block
+            # A content that came and went within this step is not copied: one copy for each host block.
+            self._moves_out = [move for move in self._moves_out if move.dst != block]
             self._moves_out.append(BlockCopy(device_block, block))
 
     def hold(self, keys: Iterable[Hashable]) -> None:
