@@ -13,7 +13,13 @@ import torch
 
 from gpu_backend.launches import count_launch
 from gpu_backend.ops import pieces
-from gpu_backend.ops.implementation import Implementation, require, require_same_device, require_shape
+from gpu_backend.ops.implementation import (
+    Implementation,
+    require,
+    require_dense_rows,
+    require_same_device,
+    require_shape,
+)
 from gpu_backend.ops.language import kernel, next_power_of_2, require_triton, tl
 
 
@@ -89,21 +95,24 @@ def _launch(
     x: torch.Tensor, residual: torch.Tensor | None, weight: torch.Tensor, eps: float
 ) -> tuple[torch.Tensor, torch.Tensor]:
     require_triton()
-    for name, tensor in (("x", x), ("residual", x if residual is None else residual), ("weight", weight)):
-        require(tensor.is_contiguous(), f"{name} is not contiguous")
+    require(weight.is_contiguous(), "weight is not contiguous")
+    require_dense_rows("x", x)
+    if residual is not None:
+        require(x.is_contiguous() and residual.is_contiguous(), "x and residual are not contiguous")
     width = x.shape[-1]
-    num_rows = x.numel() // width
-    normed = torch.empty_like(x)
-    summed = x if residual is None else torch.empty_like(x)
-    if num_rows == 0:
+    rows = x if x.dim() == 3 else x.reshape(-1, 1, width)  # [tokens, heads or one, width]
+    normed = torch.empty(x.shape, dtype=x.dtype, device=x.device)
+    summed = x if residual is None else torch.empty_like(normed)
+    if x.numel() == 0:
         return normed, summed
     tile = next_power_of_2(width)
-    _add_rms_norm_kernel[(num_rows,)](
+    _add_rms_norm_kernel[tuple(rows.shape[:2])](
         x,
         x if residual is None else residual,
         weight,
         normed,
         summed,
+        *rows.stride()[:2],
         width,
         eps,
         HAS_RESIDUAL=residual is not None,
@@ -124,15 +133,19 @@ def _add_rms_norm_kernel(
     weight_ptr,
     normed_ptr,
     summed_ptr,
+    outer_stride,
+    inner_stride,
     width,
     eps,
     HAS_RESIDUAL: tl.constexpr,
     TILE: tl.constexpr,
 ):
-    row = tl.program_id(0).to(tl.int64) * width
+    outer, inner = tl.program_id(0).to(tl.int64), tl.program_id(1)
+    x_row = outer * outer_stride + inner * inner_stride
+    row = (outer * tl.num_programs(1) + inner) * width
     columns = tl.arange(0, TILE)  # [TILE], one row whole: it is read once
     inside = columns < width
-    x = tl.load(x_ptr + row + columns, mask=inside, other=0.0)
+    x = tl.load(x_ptr + x_row + columns, mask=inside, other=0.0)
     if HAS_RESIDUAL:
         residual = tl.load(residual_ptr + row + columns, mask=inside, other=0.0)
         x = (x.to(tl.float32) + residual.to(tl.float32)).to(summed_ptr.dtype.element_ty)

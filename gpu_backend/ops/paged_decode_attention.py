@@ -137,7 +137,7 @@ def _launch(query: torch.Tensor, context: PagedContext, scale: float, num_splits
         GROUP=group,
         GROUP_TILE=max(16, next_power_of_2(group)),
         HEAD_DIM=head_dim,
-        HEAD_DIM_TILE=next_power_of_2(head_dim),
+        HEAD_DIM_TILE=max(16, next_power_of_2(head_dim)),
         KEY_TILE=64,
         NUM_SPLITS=num_splits,
         num_warps=4,
@@ -158,7 +158,7 @@ def _merge_splits(partial: torch.Tensor, logsumexp: torch.Tensor, out: torch.Ten
         NUM_SPLITS=num_splits,
         SPLITS_TILE=next_power_of_2(num_splits),
         HEAD_DIM=head_dim,
-        HEAD_DIM_TILE=next_power_of_2(head_dim),
+        HEAD_DIM_TILE=max(16, next_power_of_2(head_dim)),
         num_warps=1,
     )
     count_launch("merge_splits", (partial, logsumexp), (out,))

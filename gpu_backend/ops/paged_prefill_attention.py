@@ -173,7 +173,7 @@ def _launch(
         BLOCK_SIZE=context.block_size,
         GROUP=group,
         HEAD_DIM=head_dim,
-        HEAD_DIM_TILE=next_power_of_2(head_dim),
+        HEAD_DIM_TILE=max(16, next_power_of_2(head_dim)),
         ROW_TILE=row_tile,
         KEY_TILE=32 if row_tile == 64 else 64,  # more would spill registers on sm_80
         num_warps=4,

@@ -50,7 +50,12 @@ def _nvidia(compiled: Any) -> MachineCode:
 
 def _amd(compiled: Any) -> MachineCode:
     code = compiled.asm["amdgcn"]
-    number = lambda name: int(re.search(rf"\.{name}:\s*(\d+)", code)[1])  # type: ignore[index]  # noqa: E731
+
+    def number(name: str) -> int:
+        found = re.search(rf"\.{name}:\s*(\d+)", code)
+        assert found is not None, name
+        return int(found[1])
+
     return MachineCode(
         number("vgpr_count"),
         4 * number("vgpr_spill_count") + number("private_segment_fixed_size"),

@@ -35,6 +35,7 @@ ODD_LENGTHS = [ONE_TOKEN, ONE_BLOCK, BOUNDARY, LAST_SLOT]
 SHAPES = [  # context lengths, query heads, key heads, head size, block size
     *[(lengths, 8, 2, 64, 16) for lengths in ODD_LENGTHS],
     ([5, 70], 1, 1, 64, 8),
+    ([7], 6, 2, 8, 16),
     ([5, 70], 4, 2, 80, 16),
     ([5, 40], 32, 8, 128, 32),
     ([1 + index % 20 for index in range(33)], 2, 1, 64, 8),

@@ -43,6 +43,15 @@ def test_norm_kernel_adds_and_normalises(way: str, dtype: torch.dtype, num_token
     assert_close(alone.cpu(), rms_norm(x.double().cpu(), weight.double().cpu(), 1e-5))
 
 
+@pytest.mark.parametrize("way", WAYS)
+def test_norm_kernel_takes_heads_cut_out_of_a_fused_projection(way: str) -> None:
+    heads = _random(5, 8, 64, dtype=torch.float16, device=device_of(way))[:, 2:6]
+    weight = _random(64, dtype=torch.float16, device=device_of(way))
+    with running(way):
+        normed = rms_norm(heads, weight, 1e-5, Implementation.KERNEL)
+    assert_close(normed.cpu(), rms_norm(heads.double().cpu(), weight.double().cpu(), 1e-5))
+
+
 @pytest.mark.parametrize("form", [Implementation.TWIN, Implementation.UNFUSED])
 def test_norm_in_torch_is_its_formula(form: Implementation) -> None:
     x, residual, weight = (_random(5, 80, dtype=torch.float64, seed=seed) for seed in (1, 2, 3))

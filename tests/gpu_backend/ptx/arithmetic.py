@@ -80,10 +80,14 @@ def operation(parts: tuple[str, ...]) -> Operation | None:  # noqa: C901  # one 
         case "setp" if len(modifiers) == 1:
             return _set_predicate(modifiers[0], kind)
         case "selp" if not modifiers:
-            return Operation((kind, kind, "pred"), lambda left, right, where: np.where(where, left, right))
+            return Operation((kind, kind, "pred"), _select)
         case "cvt":
             return _convert(parts[1:])
     return None
+
+
+def _select(left: Array, right: Array, where: Array) -> Array:
+    return np.where(where, left, right)
 
 
 def _float(name: str, modifiers: tuple[str, ...], kind: str) -> Operation:
