@@ -69,8 +69,8 @@ def test_the_wheel_holds_the_three_packages_whole_and_nothing_else(wheel: Path) 
         path.relative_to(REPO).as_posix()
         for package in PACKAGES
         for path in (REPO / package).rglob("*")
-        if path.suffix in (".py", ".yaml") or path.name == "py.typed"
-    }
+        if path.suffix in (".py", ".yaml", ".json", ".safetensors") or path.name == "py.typed"
+    } | {"gpu_backend/checkpoints/README.md"}
     assert names == wanted
     assert {f"{package}/py.typed" for package in PACKAGES} <= names
     assert {"sim/catalog/hardware/a100-80gb-sxm.yaml", "sim/catalog/models/llama-3-8b.yaml"} <= names

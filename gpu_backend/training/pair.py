@@ -3,7 +3,7 @@
 Owns sizes, schedule and losses. Every batch and every weight follows from `SEED` and the step's number, so a
 run that is interrupted goes on from its last checkpoint as if nothing had happened (bit for bit only with the
 same number of threads and the same torch). The draft is distilled last, because the longer the target learns,
-the less a draft that only ever saw the text agrees with it.
+the less a draft that only ever saw the text agrees with it; and at the end on what the target itself writes.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ class Run:
 TARGET_RUN = Run("target", TARGET, num_steps=1700, rates=LearningRates())
 DRAFT_RUN = Run("draft", DRAFT, num_steps=1500, rates=LearningRates())
 DISTILL_RUN = Run("distilled", DRAFT, num_steps=1000, rates=LearningRates(matrices=0.01, others=1.5e-3))
-ALIGN_RUN = Run("aligned", DRAFT, num_steps=400, rates=LearningRates(matrices=0.01, others=1.5e-3))
+ALIGN_RUN = Run("aligned", DRAFT, num_steps=300, rates=LearningRates(matrices=0.01, others=1.5e-3))
 
 LossOf = Callable[[Weights, Tensor, Tensor], Tensor]
 """Weights, inputs and next tokens (both [batch, length]) to a scalar loss."""
