@@ -43,8 +43,6 @@ def explain(config: Path, overrides: Sequence[str], at: str | None, reservation:
     workload = build(experiment.workload, seed=experiment.seed)
     instant_ns = _instant_ns(at, workload)
     maps = _maps(experiment, workload, instant_ns)
-    if not maps[PAGED].num_running:
-        raise _problem("--at", f"nothing runs at {_time(instant_ns)}: look at another instant")
     Console().print(_table(maps, instant_ns))
     panels = [Panel(_title(name, maps[name]), maps[name]) for name in (drawn.value, PAGED)]
     heading = f"{experiment.name}: the same requests in the same memory at {_time(instant_ns)}"
@@ -80,8 +78,11 @@ def _maps(experiment: Experiment, workload: Workload, instant_ns: int) -> dict[s
         engines = {rule.value: contiguous(experiment.engine, rule) for rule in Reservation}
     except ValueError as error:
         raise _problem("engine.max_model_len", str(error)) from error
-    engines[PAGED] = paged(experiment.engine)
-    return {name: map_at(workload, engine, physics, instant_ns) for name, engine in engines.items()}
+    as_paged = map_at(workload, paged(experiment.engine), physics, instant_ns)
+    if not as_paged.num_running:
+        raise _problem("--at", f"nothing runs at {_time(instant_ns)}: look at another instant")
+    maps = {name: map_at(workload, engine, physics, instant_ns) for name, engine in engines.items()}
+    return {**maps, PAGED: as_paged}
 
 
 def _title(name: str, found: MemoryMap) -> str:

@@ -19,7 +19,7 @@ PAGE = REPO / "sim" / "testing" / "README.md"
 TEMPLATE = Path(__file__).with_name("README.template.md")
 
 
-def page(findings: list[Finding | None]) -> str:
+def page(findings: list[Finding | None], story: str) -> str:
     """The whole page."""
     naive = Path(naive_allocator.__file__).read_text(encoding="utf-8")
     allocator = naive[naive.index("class NaiveAllocator") : naive.index("class NaiveMachine")].rstrip()
@@ -28,7 +28,7 @@ def page(findings: list[Finding | None]) -> str:
     parts = {
         "allocator": allocator,
         "machine": machine,
-        "story": notes_of_failure(naive_allocator.NaiveMachine),
+        "story": story,
         "faults": "\n".join(_row(fault, found) for fault, found in zip(FAULTS, findings, strict=True)),
         "num_faults": str(len(FAULTS)),
         "budget": str(BUDGET),
@@ -55,7 +55,7 @@ def main() -> None:
     """Plant every fault, shrink what is found, write the page."""
     with ProcessPoolExecutor(2) as pool:
         findings = list(pool.map(_shrunk, range(len(FAULTS))))
-    PAGE.write_text(page(findings), encoding="utf-8")
+    PAGE.write_text(page(findings, notes_of_failure(naive_allocator.NaiveMachine)), encoding="utf-8")
     missed = [fault.what for fault, found in zip(FAULTS, findings, strict=True) if found is None]
     sys.stdout.write(f"{len(FAULTS)} faults, {len(MACHINES)} machines, not found: {missed or 'none'}\n")
 

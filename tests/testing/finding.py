@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from hypothesis import HealthCheck, Phase, settings
-from hypothesis.stateful import run_state_machine_as_test
+from hypothesis.stateful import RuleBasedStateMachine, run_state_machine_as_test
 
 from sim.testing import AllocatorMachine, ClaimBrokenError
 from tests.testing.faults import Fault
@@ -39,7 +39,11 @@ def notes_of_failure(machine: type[AllocatorMachine]) -> str:
     try:
         run_state_machine_as_test(machine, settings=_profile(BUDGET, shrinks=True))
     except ClaimBrokenError as error:
-        story = [note for note in getattr(error, "__notes__", []) if "state = " in note]
+        lines = "\n".join(getattr(error, "__notes__", [])).splitlines()
+        claims = {name for name in dir(machine) if name not in dir(RuleBasedStateMachine)}
+        calls = [line for line in lines if line.startswith("state")]
+        checks = {f"state.{name}()" for name in claims - {"resume"}}
+        story = [line for line in calls if line not in checks and line != "state.teardown()"]
         return "\n".join([*story, f"{type(error).__name__}: {error}"])
     raise AssertionError("nothing broke")
 
