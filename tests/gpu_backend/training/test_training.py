@@ -15,14 +15,17 @@ import torch
 from numpy.typing import NDArray
 
 from gpu_backend.fixed_blocks import FixedBlocks
+from gpu_backend.llama import LlamaModel
 from gpu_backend.loading import load_model
-from gpu_backend.training import pair
+from gpu_backend.training import continuations, pair
 from gpu_backend.training.__main__ import main
-from gpu_backend.training.acceptance import Counts
+from gpu_backend.training.acceptance import Counts, decode_plainly
+from gpu_backend.training.card import BEGIN, END, write_card
 from gpu_backend.training.checkpoint import export, load_checkpoint
 from gpu_backend.training.corpus import read_corpus
 from gpu_backend.training.network import Weights, logits_of, random_weights
 from gpu_backend.training.optimizer import LearningRates, orthogonalized
+from gpu_backend.weights import pack
 from sim.errors import ConfigError
 
 TINY = dataclasses.replace(
@@ -113,6 +116,35 @@ def test_orthogonalized_matrices_have_singular_values_about_one(shape: tuple[int
     matrix = torch.randn(shape, generator=torch.Generator().manual_seed(1))
     values = torch.linalg.svdvals(orthogonalized(matrix))
     assert 0.5 < float(values.min()) <= float(values.max()) < 1.3
+
+
+def test_continuations_are_what_the_target_itself_writes(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {
+        "NUM_LINES": 5,
+        "LINES_AT_ONCE": 3,
+        "PROMPT_TOKENS": 4,
+        "CONTINUATION_TOKENS": 6,
+    }.items():
+        monkeypatch.setattr(continuations, name, value)
+    model = LlamaModel(TINY, pack(TINY, random_weights(TINY, torch.Generator().manual_seed(1))))
+    once, again = (continuations.continuations(model, _tokens(), seed=3).reshape(5, 10) for _ in range(2))
+    assert np.array_equal(once, again)
+    for greedy in (0, 3):  # the first of the three temperatures, in both batches
+        prompt = once[greedy, :4].tolist()
+        assert prompt[1:] == [(token + 7) % 31 for token in prompt[:-1]]
+        assert decode_plainly(model, [prompt], 6) == [once[greedy, 4:].tolist()]
+
+
+@pytest.mark.parametrize(
+    ("card", "message"), [(None, "cannot be read"), ("no marks", "lacks the marks"), (END + BEGIN, "lacks")]
+)
+def test_a_card_without_marks_is_left_alone(tmp_path: Path, card: str | None, message: str) -> None:
+    path = tmp_path / "README.md"
+    if card is not None:
+        path.write_text(card)
+    with pytest.raises(ConfigError, match=message):
+        write_card(tmp_path / "none.tar.gz", tmp_path)
+    assert card is None or path.read_text() == card
 
 
 def test_counts_say_what_the_words_mean() -> None:
