@@ -28,7 +28,7 @@ ARCHITECTURES: tuple[int | str, ...] = (80, 90, 100, "gfx942")
 GPUS = ("a100-80gb-sxm", "h100-sxm")
 INTRODUCTION = """# Kernels
 
-Written by `make kernels` with Triton {triton} and torch {torch}, on a CPU: nothing here was measured on a GPU.
+Written by `make kernels` with Triton {triton} and torch {torch}, on a CPU: nothing was measured on a GPU.
 Shapes are those of Llama-3 8B in fp16 (32 query heads, 8 key heads, head size 128, blocks of 16), a few short
 sequences each, and a sixteenth of the vocabulary (`tests/gpu_backend/kernel_cases.py`).
 """
@@ -36,10 +36,10 @@ MOVED = """
 ## What moves
 
 Counted by executing the compiled sm_80 code on numpy. *Ideal* is each operand once and each result once.
-*Moved* are the 32-byte sectors that were touched; *requested* counts a sector each time it is asked for, caches
-or not. *Unfused* is the same op from elementwise pieces. The roofline is the larger of moved bytes over the
-memory's bandwidth and FLOPs over the rate of the matrix units (datasheet): a bound, which launches as small as
-these do not reach.
+*Moved* are the 32-byte sectors that were touched; *requested* counts a sector each time it is asked for,
+caches or not. *Unfused* is the same op from elementwise pieces. The roofline is the larger of moved bytes
+over the memory's bandwidth and FLOPs over the rate of the matrix units (datasheet): a bound, which launches
+as small as these do not reach.
 """
 COMPILED = """
 ## What is compiled

@@ -40,6 +40,7 @@ SHAPES = [  # context lengths, query heads, key heads, head size, block size
     ([5, 40], 32, 8, 128, 32),
     ([1 + index % 20 for index in range(33)], 2, 1, 64, 8),
 ]
+SPLIT_NAMES = ("num_splits", "lengths", "heads", "kv_heads", "head_dim", "block_size")
 SPLIT_SHAPES = [(1, *shape) for shape in SHAPES] + [
     (3, [17, 70, 200], 8, 2, 64, 16),
     (5, [1, 64], 4, 2, 80, 8),
@@ -110,9 +111,7 @@ def test_prefill_attention_in_torch_is_the_definition(
     assert (out - expected).abs().max() < 1e-12
 
 
-@pytest.mark.parametrize(
-    ("num_splits", "lengths", "heads", "kv_heads", "head_dim", "block_size"), SPLIT_SHAPES
-)
+@pytest.mark.parametrize(SPLIT_NAMES, SPLIT_SHAPES)
 @pytest.mark.parametrize(("way", "dtype"), _ways_and_dtypes())
 def test_decode_kernel_reads_its_context_and_nothing_else(
     way: str,

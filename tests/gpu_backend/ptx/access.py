@@ -68,7 +68,12 @@ def _address(operand: str, space: str, read: Read) -> Reader:
     if match is None:
         raise PtxUnknownError(f"address {operand}")
     base, offset = read(match[1], "u64" if space == "global" else "u32"), int(match[2] or 0)
-    return lambda registers: np.broadcast_to(base(registers).astype(np.int64) + offset, registers.num_threads)
+
+    def addresses(registers: Registers) -> Array:
+        found = base(registers).astype(np.int64) + offset
+        return found if found.size == registers.num_threads else np.broadcast_to(found, registers.num_threads)
+
+    return addresses
 
 
 def _active(state: State, mask: Mask) -> NDArray[np.bool_]:

@@ -173,12 +173,16 @@ def _sectors(addresses: Addresses, num_bytes: int, active: Lanes) -> int:
 def bank_wavefronts(addresses: Addresses, num_bytes: int, active: Lanes) -> tuple[int, int]:
     """Wavefronts that the warps need, and those they would need without conflicts."""
     lanes_at_once = min(WARP, NUM_BANKS * 4 // max(4, num_bytes))
-    words = np.arange(max(1, num_bytes // 4))
-    word = (addresses // 4)[:, None] + words  # [num_lanes, words]
-    group = np.broadcast_to((np.arange(addresses.size) // lanes_at_once)[:, None], word.shape)
-    asked = np.unique(
-        np.stack((group[active].ravel(), word[active].ravel())), axis=1
-    )  # each word once per group
-    per_bank = np.zeros((addresses.size // lanes_at_once + 1, NUM_BANKS), int)
-    np.add.at(per_bank, (asked[0], asked[1] % NUM_BANKS), 1)
-    return int(per_bank.max(1).sum()), int(np.unique(asked[0]).size)
+    first_word = (addresses // 4)[active]
+    group = (np.arange(addresses.size) // lanes_at_once)[active]
+    span = (
+        int(addresses.max()) // 4 + num_bytes
+    )  # past every word, so that one number names a group and a word
+    keys = np.unique(
+        (group * span + first_word)[:, None] + np.arange(max(1, num_bytes // 4))
+    )  # each word once
+    groups, words = keys // span, keys % span
+    per_bank = np.bincount(
+        groups * NUM_BANKS + words % NUM_BANKS, minlength=(int(groups[-1]) + 1) * NUM_BANKS
+    )
+    return int(per_bank.reshape(-1, NUM_BANKS).max(1).sum()), int(np.unique(groups).size)

@@ -70,7 +70,9 @@ class Registers:
 
     def write(self, name: str, values: Array, active: NDArray[np.bool_] | None) -> None:
         """Sets raw bits of the active threads; others keep theirs."""
-        bits = np.broadcast_to(raw(values), (self.num_threads,))
+        bits = raw(values)
+        if bits.size != self.num_threads:
+            bits = np.broadcast_to(bits, (self.num_threads,))
         if active is not None:
             before = self._bits.get(name, np.zeros(self.num_threads, bits.dtype))
             bits = np.where(active, bits, before)
