@@ -84,6 +84,10 @@ def simulate(
             help="Run once for each --vary, with that change, and compare the runs.",
         ),
     ] = None,
+    baseline: Annotated[
+        str | None,
+        typer.Option(metavar="WITHOUT", help="Run again without something, and compare: no-speculation."),
+    ] = None,
     out: Annotated[
         Path | None,
         typer.Option(metavar="DIR", help="Run folder to make. Default: results/<name>/<time>-<hash>."),
@@ -95,16 +99,21 @@ def simulate(
     no_plots: Annotated[bool, typer.Option("--no-plots", help="Draw no pictures.")] = False,
 ) -> None:
     """Simulate an experiment, print what it found, and write the run folder."""
-    from sim.cli_simulate import Request, simulate_one, simulate_variations
+    from sim.cli_simulate import Request, simulate_one, simulate_variations, simulate_with_baseline
 
-    if vary and (json_ or out is not None):
-        raise typer.BadParameter(
-            "goes with neither --json nor --out: it makes several runs", param_hint="--vary"
-        )
+    for option, is_given in (("--vary", bool(vary)), ("--baseline", baseline is not None)):
+        if is_given and (json_ or out is not None):
+            raise typer.BadParameter(
+                "goes with neither --json nor --out: it makes several runs", param_hint=option
+            )
+    if vary and baseline is not None:
+        raise typer.BadParameter("goes not together with --vary", param_hint="--baseline")
     shows_progress = not quiet and sys.stderr.isatty()
     request = Request(config, tuple(set_ or ()), out, shows_progress=shows_progress, with_plots=not no_plots)
     if vary:
         simulate_variations(request, vary)
+    elif baseline is not None:
+        simulate_with_baseline(request, baseline)
     else:
         simulate_one(request, as_json=json_)
 

@@ -29,6 +29,9 @@ class Request:
     with_plots: bool
 
 
+NO_SPECULATION = "no-speculation"
+
+
 def simulate_one(request: Request, *, as_json: bool) -> None:
     """Simulate one experiment and print its numbers."""
     recorded = _record(load_experiment(request.config, request.overrides), request)
@@ -48,6 +51,31 @@ def simulate_variations(request: Request, variations: Sequence[str]) -> None:
         _say_where(recorded.folder)
     if len(runs) > 1:
         Console().print(comparison_table(compare_runs(runs)))
+
+
+def simulate_with_baseline(request: Request, baseline: str) -> None:
+    """Simulate an experiment with and without speculation, and print both and how many times as fast it is.
+
+    Raises:
+        ConfigError: There is nothing to leave out.
+    """
+    if baseline != NO_SPECULATION:
+        raise ConfigError([Problem("--baseline", "", f"must be {NO_SPECULATION}, not {baseline!r}")])
+    experiment = load_experiment(request.config, request.overrides)
+    if experiment.speculation is None:
+        raise ConfigError([Problem("--baseline", "", f"{request.config} has no speculation to leave out")])
+    plain = load_experiment(request.config, (*request.overrides, "speculation=null"))
+    runs = []
+    for name, chosen in ((NO_SPECULATION, plain), ("speculation", experiment)):
+        recorded = _record(chosen, request)
+        runs.append((name, recorded.run))
+        _say_where(recorded.folder)
+    Console().print(comparison_table(compare_runs(runs)))
+    without, with_it = (run.summary.values for _, run in runs)
+    for title, key in (("TPOT", "mean_tpot_ms"), ("E2E", "mean_e2el_ms")):
+        before, after = without[key], with_it[key]
+        if before is not None and after:
+            sys.stdout.write(f"Speed-up    {before / after:.2f} x  mean {title} without / with speculation\n")
 
 
 def compare_folders(folders: Sequence[Path]) -> None:

@@ -107,6 +107,7 @@ def speculation_of(fit: Fit) -> Speculation | None:
         cost_fraction=section.cost_fraction or 0.05,
         draft=fit.draft,
         draft_tensor_parallel_size=fit.draft_tensor_parallel_size,
+        draft_overhead_ns=section.draft_overhead,
     )
 
 

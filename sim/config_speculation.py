@@ -11,7 +11,7 @@ from sim.acceptance import AcceptanceLaw, Constant, PerPosition, PerRequest, Run
 from sim.acceptance_file import read_recorded
 from sim.config_laws import makes_its_value
 from sim.config_paths import DataFile
-from sim.config_types import Count, CountOrZero, Duration, Section
+from sim.config_types import Count, CountOrZero, Duration, Pause, Section
 from sim.speculation import Adaptive, ByBatch, Fixed, HowMany
 
 Rate = Annotated[float, Field(ge=0, le=1)]
@@ -117,6 +117,11 @@ class SpeculationSection(Section):
     cost_fraction: Annotated[float, Field(gt=0, le=1)] | None = Field(
         default=None,
         description="medusa, eagle: time of a pass of the heads, of a step of the model; left out: 0.05.",
+    )
+    draft_overhead: Pause = Field(
+        default=300_000,
+        description="Time of a pass of the draft model beside its work: launches, sampling. Assumed: 300 us; "
+        "engines without CUDA graphs for it take some milliseconds.",
     )
     acceptance: AcceptanceSection = Field(description="Which drafts are kept.")
 

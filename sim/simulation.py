@@ -23,9 +23,6 @@ from sim.run_record import RunRecord
 from workloads.generate import build
 from workloads.spec import Workload
 
-DRAFT_PASS_OVERHEAD_NS = 300_000
-"""Assumed: launches of one pass of a small model, without the scheduling that comes once a step."""
-
 
 def simulate(
     experiment: Experiment,
@@ -101,7 +98,7 @@ def experiment_draft_cost(experiment: Experiment) -> CostModel | None:
     return _model_cost(
         experiment,
         speculation.draft,
-        replace(experiment.gpu, step_overhead_ns=DRAFT_PASS_OVERHEAD_NS),
+        replace(experiment.gpu, step_overhead_ns=speculation.draft_overhead_ns),
         tensor_parallel_size=speculation.draft_tensor_parallel_size,
         block_size=experiment.engine.cache.block_size,
     )

@@ -97,6 +97,7 @@ class Speculation:
         cost_fraction: With heads: time of one of their passes, of a target step with the same sequences.
         draft: With a draft model: its shape.
         draft_tensor_parallel_size: GPUs that share each of its layers.
+        draft_overhead_ns: Time of one of its passes beside its work.
     """
 
     proposer: Proposer
@@ -106,6 +107,7 @@ class Speculation:
     cost_fraction: float = 0.0
     draft: ModelShape | None = None
     draft_tensor_parallel_size: int = 1
+    draft_overhead_ns: int = 300_000
 
     def __post_init__(self) -> None:
         if self.how_many.most < 1:

@@ -58,6 +58,9 @@ ROWS = (
     "sim_peak_kv_usage_fraction",
     "sim_prefix_hit_rate",
     "sim_preemptions",
+    "sim_acceptance_rate",
+    "sim_mean_acceptance_length",
+    "sim_drafting_fraction",
     "sim_steps",
 )
 """What is worth a row when two runs are compared; the rest is in the runs' own summaries."""
