@@ -129,5 +129,4 @@ def _exclude_by_mass(ordered: Tensor, settings: RowSettings) -> Tensor:
     probs = (ordered.float() / softness).softmax(-1)  # [num_rows, vocab]
     before = probs.cumsum(-1) - probs  # what likelier tokens hold
     outside = (before >= settings.top_ps[:, None]) & (settings.top_ps < 1)[:, None]
-    outside[:, 0] = False
     return ordered.masked_fill(outside, float("-inf"))
