@@ -193,19 +193,21 @@ def _rejection_sample_kernel(
 ):
     seq = tl.program_id(0).to(tl.int64)
     num_drafts = tl.load(num_drafts_ptr + seq).to(tl.int32)
-    accepted = 0
+    accepted = tl.full([], 0, tl.int32)
     for position in range(MAX_DRAFTS):
-        tested = (position < num_drafts) & (accepted == position)  # all before it stand
-        token = tl.load(token_ids_ptr + seq * MAX_DRAFTS + position, mask=tested, other=0).to(tl.int64)
-        draft_at = (seq * MAX_DRAFTS + position) * vocab_size + token
-        target_at = (seq * (MAX_DRAFTS + 1) + position) * vocab_size + token
-        by_draft = tl.load(draft_probs_ptr + draft_at, mask=tested, other=0.0)
-        by_target = tl.load(target_probs_ptr + target_at, mask=tested, other=0.0)
-        uniform = tl.load(uniforms_ptr + seq * (MAX_DRAFTS + 1) + position, mask=tested, other=0.0)
-        accepted += (tested & (uniform * by_draft < by_target)).to(tl.int32)
+        if position < num_drafts:  # noqa: SIM102  # two branches on scalars, which every Triton reads
+            if accepted == position:  # all before it stand
+                token = tl.load(token_ids_ptr + seq * MAX_DRAFTS + position).to(tl.int64)
+                draft_at = (seq * MAX_DRAFTS + position) * vocab_size + token
+                target_at = (seq * (MAX_DRAFTS + 1) + position) * vocab_size + token
+                by_draft = tl.load(draft_probs_ptr + draft_at)
+                by_target = tl.load(target_probs_ptr + target_at)
+                uniform = tl.load(uniforms_ptr + seq * (MAX_DRAFTS + 1) + position)
+                accepted += (uniform * by_draft < by_target).to(tl.int32)
     tl.store(num_accepted_ptr + seq, accepted)
 
     rejected = accepted < num_drafts
+    draft_width = vocab_size * rejected.to(tl.int32)  # after acceptance of all there is nothing to subtract
     target_ptr = target_probs_ptr + (seq * (MAX_DRAFTS + 1) + accepted) * vocab_size
     draft_ptr = draft_probs_ptr + (seq * MAX_DRAFTS + accepted) * vocab_size
     lanes = tl.arange(0, TILE)  # [TILE]
@@ -215,11 +217,12 @@ def _rejection_sample_kernel(
         columns = start + lanes
         inside = columns < vocab_size
         target = tl.load(target_ptr + columns, mask=inside, other=0.0)
-        draft = tl.load(draft_ptr + columns, mask=inside & rejected, other=0.0)
+        draft = tl.load(draft_ptr + columns, mask=columns < draft_width, other=0.0)
         target_total += tl.sum(target, 0)
         residual_total += tl.sum(tl.maximum(target - draft, 0.0), 0)
     recovers = rejected & (residual_total > 0.0)  # rounding alone can empty the residual
     total = tl.where(recovers, residual_total, target_total)
+    draft_width = vocab_size * recovers.to(tl.int32)
 
     threshold = tl.load(uniforms_ptr + seq * (MAX_DRAFTS + 1) + MAX_DRAFTS) * total
     passed = 0.0
@@ -229,7 +232,7 @@ def _rejection_sample_kernel(
         columns = start + lanes
         inside = columns < vocab_size
         target = tl.load(target_ptr + columns, mask=inside, other=0.0)
-        draft = tl.load(draft_ptr + columns, mask=inside & recovers, other=0.0)
+        draft = tl.load(draft_ptr + columns, mask=columns < draft_width, other=0.0)
         weights = tl.maximum(target - draft, 0.0)
         running = passed + tl.cumsum(weights, 0)
         hit = (running > threshold) & (weights > 0.0)

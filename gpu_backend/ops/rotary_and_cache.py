@@ -221,21 +221,23 @@ def _rotary_and_cache_kernel(
     tl.store(to_ptr + HALF, (second * cos + first * sin).to(rotated_ptr.dtype.element_ty), mask=inside)
 
     slot = tl.load(slots_ptr + token).to(tl.int64)
-    kv_heads = tl.arange(0, KV_HEADS_TILE)  # [KV_HEADS_TILE]
-    inside = (kv_heads[:, None] < NUM_KV_HEADS) & (dims[None, :] < HALF) & (slot >= 0)
-    at = (
-        (slot // BLOCK_SIZE) * cache_block_stride
-        + (slot % BLOCK_SIZE) * cache_slot_stride
-        + kv_heads[:, None] * cache_head_stride
-        + dims[None, :]
-    )  # [KV_HEADS_TILE, HALF_TILE]
-    from_ptr = key_ptr + token * key_token_stride + kv_heads[:, None] * key_head_stride + dims[None, :]
-    first = tl.load(from_ptr, mask=inside, other=0.0).to(tl.float32)
-    second = tl.load(from_ptr + HALF, mask=inside, other=0.0).to(tl.float32)
-    key_type = key_cache_ptr.dtype.element_ty
-    tl.store(key_cache_ptr + at, (first * cos - second * sin).to(key_type), mask=inside)
-    tl.store(key_cache_ptr + at + HALF, (second * cos + first * sin).to(key_type), mask=inside)
+    if slot >= 0:
+        kv_heads = tl.arange(0, KV_HEADS_TILE)  # [KV_HEADS_TILE]
+        is_kv = (kv_heads[:, None] < NUM_KV_HEADS) & (dims[None, :] < HALF)  # [KV_HEADS_TILE, HALF_TILE]
+        at = (
+            (slot // BLOCK_SIZE) * cache_block_stride
+            + (slot % BLOCK_SIZE) * cache_slot_stride
+            + kv_heads[:, None] * cache_head_stride
+            + dims[None, :]
+        )  # [KV_HEADS_TILE, HALF_TILE]
+        keys_ptr = key_ptr + token * key_token_stride + kv_heads[:, None] * key_head_stride + dims[None, :]
+        key_first = tl.load(keys_ptr, mask=is_kv, other=0.0).to(tl.float32)
+        key_second = tl.load(keys_ptr + HALF, mask=is_kv, other=0.0).to(tl.float32)
+        key_type = key_cache_ptr.dtype.element_ty
+        tl.store(key_cache_ptr + at, (key_first * cos - key_second * sin).to(key_type), mask=is_kv)
+        tl.store(key_cache_ptr + at + HALF, (key_second * cos + key_first * sin).to(key_type), mask=is_kv)
 
-    from_ptr = value_ptr + token * value_token_stride + kv_heads[:, None] * value_head_stride + dims[None, :]
-    tl.store(value_cache_ptr + at, tl.load(from_ptr, mask=inside, other=0.0), mask=inside)
-    tl.store(value_cache_ptr + at + HALF, tl.load(from_ptr + HALF, mask=inside, other=0.0), mask=inside)
+        values_ptr = value_ptr + token * value_token_stride + kv_heads[:, None] * value_head_stride
+        values_ptr = values_ptr + dims[None, :]
+        tl.store(value_cache_ptr + at, tl.load(values_ptr, mask=is_kv, other=0.0), mask=is_kv)
+        tl.store(value_cache_ptr + at + HALF, tl.load(values_ptr + HALF, mask=is_kv, other=0.0), mask=is_kv)

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import os
 
+# Triton 3.9 warns of a coming change of this default where it is not set; 3.7 knows no such variable.
+os.environ.setdefault("TRITON_DEFAULT_FP_FUSION", "1")
+
 if os.environ.get("TRITON_INTERPRET") == "1":
     from tests.gpu_backend.interpreter_repair import install
 
