@@ -16,6 +16,7 @@ from pathlib import Path
 from sim.environment import cpu_model
 from sim.report.canvas import save
 from tests.bench import papers_pagedattention as paged_attention
+from tests.bench import papers_speculation as speculation
 from tests.bench.papers_runs import REPO, Outcome, Run, execute
 
 _HOW = "Made by `make papers`: files of `configs/papers/` with the changes named, simulated on a CPU"
@@ -27,11 +28,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, default=REPO / "results")
     parser.add_argument("--jobs", type=int, default=2)
     options = parser.parse_args(arguments)
-    runs = list(dict.fromkeys(paged_attention.runs()))
+    runs = list(dict.fromkeys([*paged_attention.runs(), *speculation.runs()]))
     with ProcessPoolExecutor(options.jobs) as pool:
         outcomes = dict(zip(runs, pool.map(execute, runs), strict=True))
     options.out.mkdir(parents=True, exist_ok=True)
-    for name, draw in paged_attention.pictures(outcomes).items():
+    pictures = paged_attention.pictures(outcomes) | speculation.pictures(outcomes)
+    for name, draw in pictures.items():
         save(draw, options.out / f"papers_{name}")
     page = _page(outcomes)
     (options.out / "papers.md").write_text(page, encoding="utf-8")
@@ -45,6 +47,7 @@ def _page(outcomes: dict[Run, Outcome]) -> str:
         f"{_HOW} ({cpu_model()}). No number here was measured on a GPU.",
         "",
         *paged_attention.section(outcomes),
+        *speculation.section(outcomes),
     ]
     return "\n".join(lines) + "\n"
 

@@ -51,6 +51,12 @@ class Outcome:
     saved_fraction: float
     normalized_latency_ms: float
     num_preemptions: int
+    tpot_ms: float
+    """Mean over requests; whatever is drafted takes part in it."""
+    e2el_ms: float
+    acceptance_length: float
+    """Tokens of a verified run; 1 where nothing is drafted."""
+    drafts_per_run: float
 
 
 def execute(run: Run) -> Outcome:
@@ -58,6 +64,8 @@ def execute(run: Run) -> Outcome:
     record = simulate(load_experiment(PAPERS / f"{run.config}.yaml", run.changes))
     last_ns = int(record.requests["arrival"].astype(np.int64).max())
     first_ns = int(_SETTLED_FRACTION * last_ns)
+    if not last_ns:  # a closed loop: every request arrives when another ends
+        last_ns = int(record.requests["finished"].astype(np.int64).max())
     shares = slot_shares(record, start_ns=first_ns, end_ns=last_ns)
     assert shares is not None, "steps fill the run"
     ends = record.steps["end"].astype(np.int64)
@@ -71,7 +79,23 @@ def execute(run: Run) -> Outcome:
         saved_fraction=measure_occupancy(record).shared_fraction or 0.0,
         normalized_latency_ms=_normalized_latency_ms(record),
         num_preemptions=record.counters["preemptions"],
+        tpot_ms=_tpot_ms(record),
+        e2el_ms=float((finished - record.requests["arrival"].astype(np.int64)).mean() / 1e6),
+        acceptance_length=1 + _per_run(record, "accepted_tokens"),
+        drafts_per_run=_per_run(record, "drafted_tokens"),
     )
+
+
+def _per_run(record: RunRecord, counter: str) -> float:
+    runs = record.counters["draft_runs"]
+    return record.counters[counter] / runs if runs else 0.0
+
+
+def _tpot_ms(record: RunRecord) -> float:
+    requests = record.requests
+    tokens = requests["longest_sample_tokens"]
+    spans = (requests["last_token"] - requests["first_token"]).astype(np.float64)
+    return float((spans / np.maximum(tokens - 1, 1))[tokens > 1].mean() / 1e6)
 
 
 def _normalized_latency_ms(record: RunRecord) -> float:
