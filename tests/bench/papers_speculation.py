@@ -25,12 +25,12 @@ TABLE_1 = (
 )
 """Rate, drafts, operations factor, speed; drafts are free (c = 0)."""
 TABLE_2 = (
-    ("EnDe small, T 0", 7, 0.75, 0.02, 3.2),
-    ("EnDe base, T 0", 7, 0.80, 0.04, 3.3),
-    ("EnDe large, T 0", 7, 0.82, 0.11, 2.5),
-    ("EnDe small, T 1", 7, 0.62, 0.02, 2.3),
-    ("EnDe base, T 1", 5, 0.68, 0.04, 2.4),
-    ("EnDe large, T 1", 3, 0.71, 0.11, 2.0),
+    ("En-De small, T 0", 7, 0.75, 0.02, 3.2),
+    ("En-De base, T 0", 7, 0.80, 0.04, 3.3),
+    ("En-De large, T 0", 7, 0.82, 0.11, 2.5),
+    ("En-De small, T 1", 7, 0.62, 0.02, 2.3),
+    ("En-De base, T 1", 5, 0.68, 0.04, 2.4),
+    ("En-De large, T 1", 3, 0.71, 0.11, 2.0),
     ("CNN/DM small, T 0", 5, 0.65, 0.02, 2.4),
     ("CNN/DM base, T 0", 5, 0.73, 0.04, 2.6),
     ("CNN/DM large, T 0", 3, 0.74, 0.11, 2.0),
