@@ -53,7 +53,7 @@ check: $(VENV)/.installed-dev ## format, lint, types, spelling
 	$(BIN)/ruff format --check $(CODE)
 	$(BIN)/ruff check $(CODE)
 	$(BIN)/mypy
-	$(BIN)/codespell $(CODE) README.md CONTRIBUTING.md CHANGELOG.md configs
+	$(BIN)/codespell --skip "*/checkpoints/*" $(CODE) README.md CONTRIBUTING.md CHANGELOG.md configs
 
 format: $(VENV)/.installed-dev ## let ruff format and mend
 	$(BIN)/ruff format $(CODE)
