@@ -20,11 +20,11 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 
 from sim.core.group import Group, GroupSchedulerConfig, PreemptionMode, VictimCost
+from sim.core.group_draft import GroupDraft
+from sim.core.group_settling import GroupSettling
 from sim.core.kv_cache import KVCacheManager
-from sim.core.request import FinishReason, Request, Sequence, SequenceStatus
+from sim.core.request import Request, Sequence, SequenceStatus
 from sim.core.step import (
-    BeamFork,
-    BlockCopy,
     ScheduledSequence,
     ScheduleKind,
     StepOutcome,
@@ -32,40 +32,6 @@ from sim.core.step import (
     StepResult,
 )
 from sim.core.swap import SwapSpace, num_distinct_blocks
-
-
-class _Draft:
-    """A plan while it is being made."""
-
-    __slots__ = ("copies", "new_blocks", "preempted", "rows", "step", "swap_in", "swap_out")
-
-    def __init__(self, step: int) -> None:
-        self.step = step
-        self.rows: list[ScheduledSequence] = []
-        self.preempted: list[Sequence] = []
-        self.swap_out: list[BlockCopy] = []
-        self.swap_in: list[BlockCopy] = []
-        self.copies: list[BlockCopy] = []
-        self.new_blocks: dict[Sequence, list[int]] = {}
-        """Blocks that decoding sequences got in this step."""
-
-    def plan(self, num_running: int) -> StepPlan:
-        """The finished plan."""
-        decodes = [row for row in self.rows if row.is_decode]
-        return StepPlan(
-            step=self.step,
-            horizon=1,
-            num_decode_seqs=len(decodes),
-            decode_context_tokens=sum(row.num_computed_tokens + 1 for row in decodes),
-            chunks=tuple(row for row in self.rows if not row.is_decode),
-            preempted=tuple(self.preempted),
-            num_running=num_running,
-            rows=tuple(self.rows),
-            num_steady_seqs=0,
-            blocks_to_swap_out=tuple(self.swap_out),
-            blocks_to_swap_in=tuple(self.swap_in),
-            blocks_to_copy=tuple(self.copies),
-        )
 
 
 class GroupScheduler:
@@ -89,6 +55,7 @@ class GroupScheduler:
         """Sequences that can never fit: their prompt, or their group though it has the pool to itself."""
         self._group_of: dict[Sequence, Group] = {}
         self._kv = kv
+        self._settling = GroupSettling(self, kv)
         self._swap = SwapSpace(kv.pool, config.num_host_blocks) if config.num_host_blocks else None
         self._victim_cost = victim_cost
         self._watermark_blocks = kv.config.fraction_of_blocks(config.watermark_fraction)
@@ -156,7 +123,7 @@ class GroupScheduler:
 
     def schedule(self, step: int, now_ns: int = 0) -> StepPlan | None:
         """Fill one step: prompts, or else decodes; None if there is nothing to compute."""
-        draft = _Draft(step)
+        draft = GroupDraft(step)
         if not self.swapped_groups:
             self._schedule_prompts(draft)
         if not (draft.rows or self._hopeless):
@@ -169,7 +136,7 @@ class GroupScheduler:
             return None
         return draft.plan(self.num_running)
 
-    def _schedule_prompts(self, draft: _Draft) -> None:
+    def _schedule_prompts(self, draft: GroupDraft) -> None:
         config = self.config
         lengths: list[int] = []
         num_seqs = sum(group.max_num_running_seqs for group in self.running_groups)
@@ -215,7 +182,7 @@ class GroupScheduler:
             or self._num_blocks_to_admit(group) + self._watermark_blocks > self._kv.pool.num_blocks
         )
 
-    def _admit(self, group: Group, draft: _Draft) -> None:
+    def _admit(self, group: Group, draft: GroupDraft) -> None:
         lengths, shared = self._lengths_to_compute(group), self._num_shared_blocks(group)
         first = group.seqs[0]
         for seq, num_tokens in zip(group.seqs, lengths, strict=True):
@@ -234,7 +201,7 @@ class GroupScheduler:
             draft.rows.append(ScheduledSequence(seq, num_tokens, computed, seq.table[:], 0, kind, True))
         self.running_groups.append(group)
 
-    def _schedule_running(self, draft: _Draft) -> None:
+    def _schedule_running(self, draft: GroupDraft) -> None:
         """Give each running group its slots, in order of arrival; a shortage costs the last one its place."""
         running = deque(sorted(self.running_groups, key=_arrival))
         self.running_groups = []
@@ -252,7 +219,7 @@ class GroupScheduler:
                 self._append_slots(group, draft)
                 self.running_groups.append(group)
 
-    def _append_slots(self, group: Group, draft: _Draft) -> None:
+    def _append_slots(self, group: Group, draft: GroupDraft) -> None:
         for seq in group.seqs:
             num_held = len(seq.table)
             copy = self._kv.append_slot(seq)
@@ -262,7 +229,7 @@ class GroupScheduler:
             elif len(seq.table) > num_held:
                 draft.new_blocks[seq] = seq.table[num_held:]
 
-    def _schedule_swapped(self, draft: _Draft) -> None:
+    def _schedule_swapped(self, draft: GroupDraft) -> None:
         num_seqs = sum(group.max_num_running_seqs for group in self.running_groups)
         while self.swapped_groups and self._swap is not None:
             group = self.swapped_groups[0]
@@ -281,7 +248,7 @@ class GroupScheduler:
             draft.new_blocks.update({seq: seq.table[:] for seq in group.seqs})
             self.running_groups.append(self.swapped_groups.pop(0))
 
-    def _add_decode_rows(self, draft: _Draft) -> None:
+    def _add_decode_rows(self, draft: GroupDraft) -> None:
         for group in self.running_groups:
             for seq in group.seqs:
                 kind, new_blocks = ScheduleKind.RUNNING, draft.new_blocks.get(seq, [])
@@ -289,7 +256,7 @@ class GroupScheduler:
 
     # Preemption -----------------------------------------------------------------------------------
 
-    def _preempt(self, group: Group, draft: _Draft) -> None:
+    def _preempt(self, group: Group, draft: GroupDraft) -> None:
         for seq in group.seqs:
             seq.status = SequenceStatus.PREEMPTED
             seq.preemptions.append((draft.step, None))
@@ -323,96 +290,16 @@ class GroupScheduler:
         num_tokens = sum(self._lengths_to_compute(group))
         return cost.swap_ns(num_distinct_blocks(group.seqs)) < cost.recompute_ns(num_tokens)
 
-    # Settling -------------------------------------------------------------------------------------
+    # Settling and ends ----------------------------------------------------------------------------
 
     def settle(self, plan: StepPlan, result: StepResult, num_steps: int = 1) -> StepOutcome:
         """Commit one token for each scheduled sequence, fork what is to be forked, free what ended."""
-        pool = self._kv.pool
-        used_blocks, saved_blocks, filled_slots = (
-            pool.num_used,
-            pool.num_extra_holders,
-            self._num_filled_slots(plan),
-        )
-        for row in plan.rows:
-            seq = row.seq
-            if not seq.is_finished:
-                seq.num_computed = seq.num_known
-                seq.num_known += 1
-                seq.emit(plan.step, 1)
-        ended = [row.seq for row in plan.rows if self._end_reason(row.seq, result) is not None]
-        for group in list(self.running_groups):
-            if group.unborn and group.seqs[0].num_computed:
-                ended += self._bear_samples(group, result)
-            if group.request.request_id in result.beams:
-                self._branch(group, result.beams[group.request.request_id])
-        for seq in ended:
-            self._end(seq, self._end_reason(seq, result) or FinishReason.LENGTH, plan.step)
-        for seq in self._hopeless:
-            self._end(seq, FinishReason.REJECTED, plan.step)
-        ended += self._hopeless
-        self._hopeless = []
-        return StepOutcome(ended, [used_blocks], filled_slots, 0, saved_blocks=saved_blocks)
+        return self._settling.settle(plan, result)
 
-    @staticmethod
-    def _end_reason(seq: Sequence, result: StepResult) -> FinishReason | None:
-        if seq.is_finished:
-            return None
-        if result.stopped and seq.seq_id in result.stopped:
-            return FinishReason.STOP
-        return seq.length_reason()
-
-    def _end(self, seq: Sequence, reason: FinishReason, step: int) -> None:
-        self.remove(seq, step)
-        seq.end(reason, step)
-
-    def _num_filled_slots(self, plan: StepPlan) -> int:
-        """Token states stored once the step has computed, shared ones counted once.
-
-        All shared blocks are full, but for the last ones of groups forked in an earlier prompt step that
-        have not decoded since.
-        """
-        size = self._kv.block_size
-        is_row = {row.seq for row in plan.rows}
-        num_filled = sum(row.seq.num_known for row in plan.rows) - self._kv.pool.num_extra_holders * size
-        for group in self.running_groups:
-            if group.seqs[0] in is_row:
-                continue
-            num_filled += sum(seq.num_computed for seq in group.seqs)
-            holders: dict[int, int] = {}
-            for seq in group.seqs:
-                last = seq.table[-1]
-                empty = len(seq.table) * size - seq.num_computed
-                num_filled += empty if last in holders else 0
-                holders[last] = 1
-        return num_filled
-
-    def _bear_samples(self, group: Group, result: StepResult) -> list[Sequence]:
-        """The prompt is done: the other samples begin with all its blocks; returns those that end now."""
-        first, samples = group.seqs[0], group.unborn
-        group.unborn = []
-        ended = []
-        for seq in samples:
-            _copy_state(first, seq)
-            self._kv.fork(first, seq)
-            group.seqs.append(seq)
-            if self._end_reason(seq, result) is not None:
-                ended.append(seq)
-        return ended
-
-    def _branch(self, group: Group, forks: tuple[BeamFork, ...]) -> None:
-        """Beams change parents: one that nobody continues gives up what it has and takes over another.
-
-        It moves to the end of the group, as a newly forked sequence does.
-        """
-        for _, child in forks:
-            self._kv.free(child)
-            group.seqs.remove(child)
-        for parent, child in forks:
-            _copy_state(parent, child)
-            self._kv.fork(parent, child)
-            group.seqs.append(child)
-
-    # Ends -----------------------------------------------------------------------------------------
+    def pop_hopeless(self) -> list[Sequence]:
+        """Sequences that can never go on, found while the step was planned."""
+        hopeless, self._hopeless = self._hopeless, []
+        return hopeless
 
     def remove(self, seq: Sequence, step: int = 0) -> None:
         """Take a live sequence out, wherever it stands, with all it holds."""
@@ -444,14 +331,6 @@ def _sequences(groups: Iterable[Group]) -> Iterator[Sequence]:
     for group in groups:
         yield from group.seqs
         yield from group.unborn
-
-
-def _copy_state(parent: Sequence, child: Sequence) -> None:
-    """The child goes on from where its parent is."""
-    child.num_known, child.num_computed = parent.num_known, parent.num_computed
-    child.first_scheduled_step = parent.first_scheduled_step
-    child.status = SequenceStatus.RUNNING
-    child.runs = parent.runs[:]
 
 
 def _arrival(group: Group) -> tuple[int, int]:
