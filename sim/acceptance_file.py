@@ -14,6 +14,7 @@ from typing import Any
 
 from sim.acceptance import Recorded
 from sim.errors import ConfigError, Problem
+from workloads.spec import Workload
 
 
 def read_recorded(path: Path) -> Recorded:
@@ -52,6 +53,31 @@ def write_recorded(
         samples[sample] = list(runs)
     data = {"num_speculative_tokens": num_speculative_tokens, "accepted": accepted}
     path.write_text(json.dumps(data) + "\n", encoding="utf-8")
+
+
+def check_recorded(recorded: Recorded, path: Path, workload: Workload, num_speculative_tokens: int) -> None:
+    """Whether a recording lasts as long as a workload does, before anything is run.
+
+    A run of `a` accepted drafts gives `a + 1` tokens; the first token comes out of the prompt.
+
+    Raises:
+        ConfigError: A request is not in it, its runs end too soon, or a run kept more than is drafted.
+    """
+    for request, num_tokens in enumerate(workload.output_tokens.tolist()):
+        for sample in range(workload.num_samples):
+            runs, key = recorded.counts.get((request, sample), ()), f"accepted.{request}[{sample}]"
+            num_recorded = sum(runs) + len(runs)
+            if num_recorded < num_tokens - 1:
+                raise _wrong(
+                    path,
+                    key,
+                    f"is shorter than the run: {num_recorded} tokens of {num_tokens - 1} are recorded",
+                )
+            if max(runs, default=0) > num_speculative_tokens:
+                message = (
+                    f"a run kept {max(runs)} drafts, and num_speculative_tokens is {num_speculative_tokens}"
+                )
+                raise _wrong(path, key, message)
 
 
 def _runs(runs: Any, path: Path, key: str) -> tuple[int, ...]:

@@ -7,7 +7,10 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 
+from sim.acceptance import Recorded
+from sim.acceptance_file import check_recorded
 from sim.cluster import Cluster, ClusterConfig, Physics, Progress
 from sim.core.engine import EngineConfig
 from sim.core.kv_cache import CacheConfig
@@ -41,15 +44,24 @@ def simulate(
 
     Raises:
         WorkloadError: The workload cannot be read or made.
+        ConfigError: A recording of accepted drafts is shorter than the run.
         SimulationError: See `run`.
     """
     if workload is None:
         workload = build(experiment.workload, seed=experiment.seed)
     if cost is None:
         cost = experiment_cost(experiment)
+    _check_recording(experiment, workload)
     draft_cost = experiment_draft_cost(experiment)
     physics = Physics(cost, experiment.traffic, experiment.beams, experiment.speculation, draft_cost)
     return run(workload, experiment.engine, physics, experiment.cluster, on_progress)
+
+
+def _check_recording(experiment: Experiment, workload: Workload) -> None:
+    speculation = experiment.speculation
+    if speculation is not None and isinstance(speculation.acceptance, Recorded):
+        path = Path(experiment.settings["speculation"]["acceptance"]["path"])
+        check_recorded(speculation.acceptance, path, workload, speculation.how_many.most)
 
 
 def experiment_cost(experiment: Experiment) -> CostModel:

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sim.acceptance import AcceptanceLaw, Constant, PerPosition, PerRequest, Runs
+from sim.acceptance_file import write_recorded
 from sim.cluster import Physics
 from sim.config import load_experiment
 from sim.config_catalog import load_model
@@ -185,3 +186,44 @@ def test_the_baseline_stands_beside_the_run(tmp_path: Path) -> None:
         "simulate", str(REPO / "configs" / "quickstart.yaml"), "--baseline", "no-speculation"
     )
     assert "must be no-speculation" in refused("simulate", config, "--baseline", "nothing")
+
+
+RECORDED = """\
+model: qwen3-8b
+hardware: h100-sxm
+engine: {max_model_len: 4096}
+speculation: {proposer: ngram, acceptance: {kind: recorded, path: accepted.json}}
+workload:
+  kind: synthetic
+  num_requests: 2
+  arrivals: {kind: poisson, rate: 2 /s}
+  prompt_tokens: {kind: fixed, tokens: 10}
+  output_tokens: {kind: fixed, tokens: 10}
+"""
+
+
+def test_a_recording_is_replayed_to_the_letter(tmp_path: Path) -> None:
+    (tmp_path / "recorded.yaml").write_text(RECORDED)
+    write_recorded(tmp_path / "accepted.json", {(0, 0): (4, 0, 2, 0), (1, 0): (3, 4)}, 4)
+    record = simulate(load_experiment(tmp_path / "recorded.yaml"))
+    assert record.requests["output_tokens"].tolist() == [10, 10]
+    counters = record.counters
+    assert (counters["draft_runs"], counters["accepted_tokens"]) == (5, 13)
+
+
+@pytest.mark.parametrize(
+    ("counts", "says"),
+    [
+        ({(0, 0): (4, 4)}, "accepted.1[0]: is shorter than the run: 0 tokens of 9"),
+        ({(0, 0): (4, 4), (1, 0): (3, 3)}, "accepted.1[0]: is shorter than the run: 8 tokens of 9"),
+        ({(0, 0): (8,), (1, 0): (4, 4)}, "accepted.0[0]: a run kept 8 drafts"),
+    ],
+)
+def test_a_recording_that_is_too_short_is_told_before_the_run(
+    tmp_path: Path, counts: dict[tuple[int, int], tuple[int, ...]], says: str
+) -> None:
+    (tmp_path / "recorded.yaml").write_text(RECORDED)
+    write_recorded(tmp_path / "accepted.json", counts, 4)
+    told = refused("simulate", str(tmp_path / "recorded.yaml"), "--out", str(tmp_path / "run"))
+    assert f"{tmp_path / 'accepted.json'}: {says}" in told
+    assert not (tmp_path / "run").exists()
