@@ -1,7 +1,7 @@
 """The catalogue of GPUs and models that ships with the package, and files of the user's own like them.
 
 Owns where `sim/catalog/hardware/*.yaml` and `sim/catalog/models/*.yaml` lie, and the form of the latter.
-A reference with a slash or ending in .yaml is a path, anything else a name in the catalogue.
+A reference with a slash or ending in .yaml or .json is a path, anything else a name in the catalogue.
 """
 
 from __future__ import annotations
@@ -15,10 +15,11 @@ from pydantic import Field, ValidationError, model_validator
 
 from sim.config_errors import did_you_mean, in_file_order, problems_of
 from sim.config_hardware import HardwareFile, SourceName
+from sim.config_hf import read_hf_config
 from sim.config_types import Count, CountOrZero, Section
 from sim.cost.hardware import Gpu
 from sim.cost.model import ModelShape
-from sim.errors import ConfigError
+from sim.errors import ConfigError, Problem
 from sim.yaml_source import read_yaml
 
 
@@ -103,18 +104,34 @@ def load_gpu(reference: str, folder: Path = Path()) -> Gpu:
 
 
 def load_model(reference: str, folder: Path = Path()) -> ModelShape:
-    """A model of the catalogue, or of a file of one's own (relative to `folder`).
+    """A model of the catalogue, of a file of one's own, or of a Hugging Face config.json.
+
+    Paths are relative to `folder`.
 
     Raises:
         ConfigError: The file is wrong; all faults of it.
         ValueError: There is none of that name.
     """
+    if reference.endswith(".json"):
+        return _of_hf_config(folder / reference).shape()
     return _load("models", reference, folder, ModelFile).shape()
+
+
+def _of_hf_config(path: Path) -> ModelFile:
+    fields = read_hf_config(path, frozenset(ModelFile.model_fields))
+    try:
+        return ModelFile.model_validate(fields)
+    except ValidationError as error:
+        faults = [
+            Problem(str(path), ".".join(map(str, detail["loc"])), str(detail["msg"]).lower())
+            for detail in error.errors(include_url=False)
+        ]
+        raise ConfigError(faults) from error
 
 
 def is_path(reference: str) -> bool:
     """Whether a reference is a path rather than a name."""
-    return "/" in reference or "\\" in reference or reference.endswith((".yaml", ".yml"))
+    return "/" in reference or "\\" in reference or reference.endswith((".yaml", ".yml", ".json"))
 
 
 _File = TypeVar("_File", HardwareFile, ModelFile)

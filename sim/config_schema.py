@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, ValidationInfo
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, WithJsonSchema
 
 from sim.cluster import ClusterConfig
 from sim.config_catalog import is_path, load_gpu, load_model
@@ -281,6 +281,29 @@ def _known_draft(section: SpeculationSection | None, info: ValidationInfo) -> Sp
     return section.model_copy(update={"draft_model": _known_model(section.draft_model, info)})
 
 
+def _reference_of(model: object) -> object:
+    """`{hf_config: path}` is the path of a config.json."""
+    if isinstance(model, dict) and set(model) == {"hf_config"} and isinstance(model["hf_config"], str):
+        path = model["hf_config"]
+        return path if path.endswith(".json") else f"{path.rstrip('/')}/config.json"
+    return model
+
+
+_MODEL_SCHEMA = WithJsonSchema(
+    {
+        "anyOf": [
+            {"type": "string"},
+            {
+                "type": "object",
+                "properties": {"hf_config": {"type": "string"}},
+                "required": ["hf_config"],
+                "additionalProperties": False,
+            },
+        ]
+    }
+)
+
+
 class ExperimentFile(Section):
     """One experiment: a model on some hardware, an engine's settings, a workload, latency goals."""
 
@@ -290,8 +313,8 @@ class ExperimentFile(Section):
     seed: Annotated[int, Field(ge=0, le=2**63 - 1), WHOLE] = Field(
         default=0, description="Everything random comes from it."
     )
-    model: Annotated[str, AfterValidator(_known_model)] = Field(
-        description="Name in the catalogue, such as llama-3-8b, or path of a YAML file of one's own."
+    model: Annotated[str, BeforeValidator(_reference_of), AfterValidator(_known_model), _MODEL_SCHEMA] = (
+        Field(description="Name in the catalogue, such as llama-3-8b, or path of a YAML file of one's own.")
     )
     hardware: Annotated[str, AfterValidator(_known_gpu)] = Field(
         description="Name in the catalogue, such as a100-80gb-sxm, or path of a YAML file of one's own."

@@ -1,0 +1,83 @@
+"""Sizes of a model from its Hugging Face `config.json`: `model: {hf_config: path}`.
+
+Owns how the architectures of that format spell what `ModelFile` calls by one name, and the defaults that a
+config.json leaves to its model class. Refuses architectures whose cost is not that of a decoder-only
+transformer as `sim.cost.model` knows it. Nothing is downloaded: the path is a file.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from sim.config_errors import did_you_mean
+from sim.errors import ConfigError, Problem
+
+_LLAMA: dict[str, Any] = {}
+ARCHITECTURES: Mapping[str, Mapping[str, Any]] = {
+    "llama": _LLAMA,
+    "mistral": _LLAMA,
+    "qwen2": {"qkv_bias": True},
+    "qwen3": {"qk_norm": True},
+    "qwen3_moe": {"qk_norm": True},
+    "mixtral": {},
+    "opt": {"gated_mlp": False, "qkv_bias": True, "learned_positions": True, "tie_word_embeddings": True},
+    "deepseek_v3": {},
+}
+"""By `model_type`: what the class fixes and the file does not say."""
+_SPELLINGS = {
+    "num_local_experts": "num_experts",
+    "n_routed_experts": "num_experts",
+    "n_shared_experts": "num_shared_experts",
+    "ffn_dim": "intermediate_size",
+}
+
+
+def read_hf_config(path: Path, known: frozenset[str]) -> dict[str, Any]:
+    """The fields of a model file, as far as a config.json says them.
+
+    Args:
+        path: The file.
+        known: Names of the fields of a model file.
+
+    Raises:
+        ConfigError: It cannot be read, is of another architecture, or lacks a size.
+    """
+    config = _read(path)
+    kind = str(config.get("model_type"))
+    if kind not in ARCHITECTURES:
+        hint = did_you_mean(kind, ARCHITECTURES) or f": known are {', '.join(sorted(ARCHITECTURES))}"
+        raise ConfigError(
+            [Problem(str(path), "model_type", f"{kind!r} is not an architecture known here{hint}")]
+        )
+    found = {_SPELLINGS.get(key, key): value for key, value in config.items() if value is not None}
+    sizes = {key: value for key, value in found.items() if key in known and key not in ("name", "source")}
+    sizes |= {key: value for key, value in ARCHITECTURES[kind].items() if key not in sizes}
+    heads = sizes.get("num_attention_heads")
+    if isinstance(heads, int) and heads:
+        sizes.setdefault("num_key_value_heads", heads)
+        if kind == "deepseek_v3":
+            sizes.setdefault("head_dim", sizes.get("v_head_dim"))
+        elif isinstance(sizes.get("hidden_size"), int):
+            sizes.setdefault("head_dim", sizes["hidden_size"] // heads)
+    if kind == "mixtral":
+        sizes.setdefault("moe_intermediate_size", sizes.get("intermediate_size"))
+    if kind == "qwen3_moe" and not sizes.get("num_experts"):
+        sizes.pop("moe_intermediate_size", None)
+    name = str(config.get("_name_or_path") or "").rstrip("/").rpartition("/")[2] or path.resolve().parent.name
+    return {"name": name, "source": "datasheet", **sizes}
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError([Problem(str(path), "", f"cannot be read: {error}")]) from error
+    except json.JSONDecodeError as error:
+        message = f"is not JSON: {error.msg}"
+        raise ConfigError([Problem(str(path), "", message, error.lineno, error.colno)]) from error
+    if not isinstance(config, dict):
+        raise ConfigError([Problem(str(path), "", "must be an object, as a Hugging Face config.json is")])
+    return config
