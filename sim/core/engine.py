@@ -256,7 +256,7 @@ class EngineCore:
         if plan is not None:
             self.step += 1
             self.num_preemptions += len(plan.preempted)
-            if plan.moves_blocks:
+            if plan.blocks_to_swap_out or plan.blocks_to_swap_in or plan.blocks_to_copy:
                 self.num_swapped_out_blocks += len(plan.blocks_to_swap_out)
                 self.num_swapped_in_blocks += len(plan.blocks_to_swap_in)
                 self.num_copied_blocks += len(plan.blocks_to_copy)

@@ -112,6 +112,8 @@ class KVCacheManager:
         "caches_prefixes",
         "config",
         "num_blocks_allocated",
+        "num_promised_slots",
+        "offloads",
         "pool",
         "stats",
     )
@@ -127,6 +129,10 @@ class KVCacheManager:
         self._max_model_len = max_model_len
         self._num_lookahead_slots = num_lookahead_slots
         self._to_tail = config.free_order is FreeOrder.TAIL
+        self.num_promised_slots = 0
+        """Slots reserved for tokens to come: none, a block is taken when it is computed into."""
+        self.offloads = config.num_offload_blocks > 0
+        """Whether evicted blocks go to the host; only then are there moves and host hits."""
         self.caches_prefixes = config.enable_prefix_caching
         """Whether full blocks are registered for reuse."""
 
@@ -139,11 +145,6 @@ class KVCacheManager:
         """Blocks that hold `num_tokens` tokens with their lookahead slots."""
         slots = min(num_tokens + self._num_lookahead_slots, self._max_model_len)
         return -(-slots // self.block_size)
-
-    @property
-    def num_promised_slots(self) -> int:
-        """Slots reserved for tokens to come: none, a block is taken when it is computed into."""
-        return 0
 
     def can_ever_hold(self, seqs: list[Sequence], num_more_tokens: int) -> bool:
         """Whether each of these sequences, with so many more tokens, could be held if it were alone."""

@@ -83,6 +83,7 @@ class ContiguousKVManager:
         "num_blocks_allocated",
         "num_cached_blocks",
         "num_promised_slots",
+        "offloads",
         "pool",
         "stats",
     )
@@ -95,7 +96,7 @@ class ContiguousKVManager:
         self.num_blocks_allocated = 0
         """Slots reserved so far, each time counted."""
         self.num_cached_blocks = 0
-        self.caches_prefixes = False
+        self.caches_prefixes = self.offloads = False
         self.num_promised_slots = 0
         """Slots, of those reserved, that will hold a token in the end."""
         self._max_model_len = max_model_len

@@ -19,7 +19,7 @@ from __future__ import annotations
 from collections.abc import Hashable
 from itertools import islice
 
-from sim.core.kv_cache import Admission, AllocStatus
+from sim.core.kv_cache import NO_MOVES, Admission, AllocStatus
 from sim.core.kv_memory import KVMemory
 from sim.core.policy import BatchGate, PolicyKind, WaitingQueue, make_waiting_queue, priority_key
 from sim.core.request import Request, Sequence, SequenceStatus
@@ -158,7 +158,7 @@ class Scheduler:
 
     def _close(self, draft: StepDraft, *, may_repeat: bool) -> StepPlan:
         steady, rows = self.steady, draft.rows
-        swap_out, swap_in = self._kv.take_moves()
+        swap_out, swap_in = self._kv.take_moves() if self._kv.offloads else NO_MOVES
         num_steady, context = steady.num_seqs, steady.sum_known
         if not rows:
             may_repeat = may_repeat and not swap_out
@@ -322,7 +322,7 @@ class Scheduler:
             if not gate.may_join(seq):
                 break
             hit = self._kv.find_hit(seq)
-            host_hit = self._kv.find_host_hit(seq, len(hit))
+            host_hit = self._kv.find_host_hit(seq, len(hit)) if self._kv.offloads else ()
             if not self._schedule_one_waiting(seq, hit, host_hit, draft):
                 is_blocked_for_good = self.config.full_sequence_gate or not any(
                     map(self._kv.pool.is_free, hit)
