@@ -227,6 +227,7 @@ class KVCacheManager:
     def share_leading(self, holder: Sequence, other: Sequence, count: int) -> None:
         """Let `other`, which holds nothing, share the first `count` blocks of `holder`."""
         other.table = holder.table[:count]
+        other.num_keyed_blocks = min(holder.num_keyed_blocks, count)
         for block in other.table:
             self.pool.share(block)
 

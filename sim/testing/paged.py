@@ -113,7 +113,7 @@ class PagedAllocator:
         content = _Content(tokens[:], self.block_size)
         request = Request(child_id, 0, parent.num_prompt_tokens, _LONGEST, content=content)
         child = Sequence(child_id, request, 0, _LONGEST)
-        child.num_known, child.num_keyed_blocks = parent.num_known, parent.num_keyed_blocks
+        child.num_known = parent.num_known
         self._kv.fork(parent, child)
         self._seqs[child_id], self._contents[child_id] = child, content
 
