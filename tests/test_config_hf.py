@@ -107,7 +107,7 @@ def test_an_experiment_names_the_file_or_its_folder(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("config", "says"),
     [
-        (LLAMA | {"model_type": "lama"}, "did you mean 'llama'"),
+        (LLAMA | {"model_type": "qwenn2"}, "did you mean 'qwen2'"),
         (LLAMA | {"model_type": None}, "known are"),
         ({key: value for key, value in LLAMA.items() if key != "vocab_size"}, "vocab_size: field required"),
         (LLAMA | {"num_key_value_heads": 5}, "is not a multiple of"),
