@@ -8,7 +8,6 @@ from rich.console import Console
 from rich.table import Table
 
 from sim.config import load_experiment
-from sim.core.kv_cache import CacheConfig
 from sim.cost.hardware import Gpu
 from sim.cost.kernels import Batch, Fusion, Kernel, KernelKind
 from sim.cost.step_time import KernelCost
@@ -102,11 +101,10 @@ def _summary(cost: KernelCost, batch: Batch) -> str:
 
 
 def _cost(experiment: Experiment, fusion: Fusion) -> KernelCost:
-    cache = experiment.engine.cache
     return KernelCost(
         experiment.model,
         experiment.gpu,
         tensor_parallel_size=experiment.tensor_parallel_size,
-        block_size=cache.block_size if isinstance(cache, CacheConfig) else None,
+        block_size=experiment.paged_block_size,
         fusion=fusion,
     )

@@ -17,8 +17,9 @@ from sim.beam_search import BeamChanges, BeamLaw
 from sim.content import RequestContent
 from sim.core.engine import EngineConfig, EngineCore
 from sim.core.request import Request, Sequence
+from sim.cost.cost_model import CostModel
 from sim.driver import Engine, Replica, SimulationError, Timeline, Wait
-from sim.executor import CostModel, SimExecutor
+from sim.executor import SimExecutor
 from sim.links import HostTraffic
 from sim.recorder import Recorder
 from sim.router import RouterKind, make_router
@@ -102,8 +103,6 @@ class Cluster:
         self.cores = [EngineCore(engine, victim_cost) for _ in range(config.num_replicas)]
         self._timeline = timeline = Timeline(len(workload))
         links = traffic.links(timeline.env, config.num_replicas) if traffic is not None else None
-        self.links = [*dict.fromkeys(links or ())]
-        """Links to hosts, each once."""
         engines = [
             Engine(core, physics.executor(), log, traffic, links[number] if links is not None else None)
             for number, (core, log) in enumerate(zip(self.cores, self.recorder.replicas, strict=True))

@@ -21,6 +21,7 @@ from sim.config_schema import (
 )
 from sim.config_speculation_checks import speculation_faults
 from sim.config_workload import ServeGenSection
+from sim.core.buddy import largest_chunk
 from sim.cost.hardware import Gpu
 from sim.cost.memory import GpuMemory, gpu_memory
 from sim.cost.model import ModelShape
@@ -223,7 +224,7 @@ class Fit:
             yield ("engine", "max_model_len"), message
 
     def _contiguous_faults(self) -> Iterator[Fault]:
-        largest = 1 << (self.num_slots.bit_length() - 1)
+        largest = largest_chunk(self.num_slots)
         if self.max_model_len > largest:
             message = (
                 f"a reservation of {self.max_model_len:,} slots does not fit the largest chunk, {largest:,} "

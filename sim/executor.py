@@ -1,25 +1,12 @@
-"""`SimExecutor`: carries a plan out by predicting how long it takes; `CostModel` is whoever knows."""
+"""`SimExecutor`: carries a plan out by predicting how long it takes, as a `CostModel` says."""
 
 from __future__ import annotations
-
-from typing import Protocol
 
 from sim.beam_search import BeamChanges
 from sim.core.step import StepPlan, StepResult
 from sim.cost.block_moves import BlockMoves
+from sim.cost.cost_model import CostModel
 from sim.speculation import Speculator
-
-
-class CostModel(Protocol):
-    """Predicts how long the steps of a plan take.
-
-    A horizon is exact only because of this rule: element i of the answer less element i - 1 is, to the
-    bit, what the same plan with horizon 1 and `decode_context_tokens + i * num_decode_seqs` takes.
-    """
-
-    def step_ends_ns(self, plan: StepPlan) -> list[int]:  # [horizon]
-        """End of each step of a plan, counted from its start; each step takes a whole 1 ns or more."""
-        ...
 
 
 class SimExecutor:

@@ -15,6 +15,7 @@ from typing import Any
 from sim.beam_search import BeamLaw
 from sim.cluster import ClusterConfig
 from sim.core.engine import EngineConfig
+from sim.core.kv_cache import CacheConfig
 from sim.cost.fixed import FixedCost
 from sim.cost.hardware import Gpu
 from sim.cost.kernels import Fusion
@@ -69,6 +70,12 @@ class Experiment:
     speculation: Speculation | None = None
     step_times: StepTimes | None = None
     fusion: Fusion | None = None
+
+    @property
+    def paged_block_size(self) -> int | None:
+        """Tokens of a KV block; None where memory is contiguous."""
+        cache = self.engine.cache
+        return cache.block_size if isinstance(cache, CacheConfig) else None
 
     @property
     def num_gpus(self) -> int:

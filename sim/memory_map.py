@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sim.cluster import Cluster, Physics
-from sim.core.buddy import BuddyPool
+from sim.core.buddy import BuddyPool, largest_chunk
 from sim.core.engine import EngineConfig, EngineCore, PlanDetail
 from sim.core.group import GroupSchedulerConfig
 from sim.core.kv_cache import CacheConfig
@@ -109,7 +109,7 @@ def contiguous(engine: EngineConfig, reservation: Reservation) -> EngineConfig:
     """
     old, limits = engine.scheduler, engine.cache
     memory = ContiguousConfig(limits.num_blocks * limits.block_size, reservation)
-    largest = 1 << (memory.num_slots.bit_length() - 1)
+    largest = largest_chunk(memory.num_slots)
     if old.max_model_len > largest:
         raise ValueError(
             f"a reservation of {old.max_model_len:,} slots does not fit the largest chunk, {largest:,} of "

@@ -13,13 +13,12 @@ from sim.acceptance import Recorded
 from sim.acceptance_file import check_recorded
 from sim.cluster import Cluster, ClusterConfig, Physics, Progress
 from sim.core.engine import EngineConfig
-from sim.core.kv_cache import CacheConfig
+from sim.cost.cost_model import CostModel
 from sim.cost.hardware import Gpu
 from sim.cost.kernels import Fusion
 from sim.cost.model import ModelShape
 from sim.cost.roofline import RooflineCost
 from sim.cost.step_time import KernelCost
-from sim.executor import CostModel
 from sim.experiment import Experiment
 from sim.record_builder import build_record
 from sim.run_record import RunRecord
@@ -68,13 +67,11 @@ def experiment_cost(experiment: Experiment) -> CostModel:
     """Step times of an experiment's model on its GPU."""
     if experiment.step_times is not None:
         return experiment.step_times.target
-    cache = experiment.engine.cache
     return _model_cost(
         experiment,
         experiment.model,
         experiment.gpu,
         tensor_parallel_size=experiment.tensor_parallel_size,
-        block_size=cache.block_size if isinstance(cache, CacheConfig) else None,
     )
 
 
@@ -84,10 +81,9 @@ def _model_cost(
     gpu: Gpu,
     *,
     tensor_parallel_size: int,
-    block_size: int | None,
 ) -> CostModel:
     """By kernels where the experiment asks for it, or where the model has more than dense layers."""
-    fusion = experiment.fusion
+    fusion, block_size = experiment.fusion, experiment.paged_block_size
     if fusion is None and not (model.num_experts or model.kv_lora_rank):
         return RooflineCost(model, gpu, tensor_parallel_size=tensor_parallel_size, block_size=block_size)
     return KernelCost(
@@ -112,7 +108,6 @@ def experiment_draft_cost(experiment: Experiment) -> CostModel | None:
         speculation.draft,
         replace(experiment.gpu, step_overhead_ns=speculation.draft_overhead_ns),
         tensor_parallel_size=speculation.draft_tensor_parallel_size,
-        block_size=experiment.engine.cache.block_size,
     )
 
 

@@ -16,11 +16,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum
-from typing import Protocol
 
 from sim.acceptance import AcceptanceLaw, expected_rate, make_acceptance
 from sim.core.request import SeqId
 from sim.core.step import ScheduledSequence, ScheduleKind, StepPlan
+from sim.cost.cost_model import CostModel
 from sim.cost.model import ModelShape
 from sim.speculation_theory import expected_tokens
 
@@ -80,14 +80,6 @@ class Adaptive:
 HowMany = Fixed | ByBatch | Adaptive
 
 
-class StepCost(Protocol):
-    """Step times, as `sim.executor.CostModel`."""
-
-    def step_ends_ns(self, plan: StepPlan) -> list[int]:  # [horizon]
-        """End of each step of a plan, counted from its start."""
-        ...
-
-
 @dataclass(frozen=True, slots=True)
 class Speculation:
     """How a fleet speculates.
@@ -131,7 +123,7 @@ class Speculator:
 
     __slots__ = ("_acceptance", "_config", "_draft", "_num_accepted", "_num_drafted", "_target")
 
-    def __init__(self, config: Speculation, target: StepCost, draft: StepCost | None = None) -> None:
+    def __init__(self, config: Speculation, target: CostModel, draft: CostModel | None = None) -> None:
         """Speculate with the step times of the target and, where there is one, of the draft model."""
         if (config.proposer is Proposer.DRAFT_MODEL) != (draft is not None):
             raise ValueError("a draft model needs step times, and nothing else does")

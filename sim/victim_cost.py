@@ -11,7 +11,7 @@ from __future__ import annotations
 from sim.core.request import Request, Sequence
 from sim.core.step import ScheduledSequence, ScheduleKind, StepPlan
 from sim.cost.block_moves import BlockMoves
-from sim.executor import CostModel
+from sim.cost.cost_model import CostModel
 
 
 class CheaperOfTwo:

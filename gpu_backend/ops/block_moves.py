@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import torch
 
@@ -15,7 +16,7 @@ from gpu_backend.ops.implementation import (
     require_same_device,
     require_shape,
 )
-from gpu_backend.ops.language import next_power_of_2
+from gpu_backend.ops.language import next_power_of_2, require_triton
 
 WORD_BYTES = 4
 """The kernels move words whatever the caches hold, and 16 bytes at a time: blocks are multiples of it."""
@@ -74,6 +75,31 @@ def move_shape(caches: Sequence[torch.Tensor]) -> MoveShape:
     pointers = _pointer_table(tuple(cache.data_ptr() for cache in caches), first.device)
     return MoveShape(
         pointers, words, stride_bytes // WORD_BYTES, min(MAX_WORDS_PER_PROGRAM, next_power_of_2(words))
+    )
+
+
+def launch_over_caches(
+    kernel: Any,
+    caches: Sequence[torch.Tensor],  # each [num_blocks, block_size, num_kv_heads, head_dim]
+    blocks: torch.Tensor,  # [num_moved] int64
+    staging: torch.Tensor,  # [num_moved, num_caches, block_size, num_kv_heads, head_dim]
+) -> None:
+    """Launch a kernel that moves whole blocks between the caches and a packed tensor, one way or the other.
+
+    Raises:
+        OpInputError: for blocks that are no multiple of 16 bytes.
+        KernelUnavailableError: without Triton.
+    """
+    require_triton()
+    shape = move_shape(caches)
+    kernel[shape.grid(blocks.numel())](
+        shape.cache_pointers,
+        blocks,
+        staging.view(torch.int32),
+        shape.block_stride_words,
+        BLOCK_WORDS=shape.block_words,
+        TILE_WORDS=shape.tile_words,
+        num_warps=4,
     )
 
 

@@ -12,9 +12,9 @@ from collections.abc import Sequence
 import torch
 
 from gpu_backend.launches import count_launch
-from gpu_backend.ops.block_moves import check_caches, move_shape, moved_bytes
+from gpu_backend.ops.block_moves import check_caches, launch_over_caches, moved_bytes
 from gpu_backend.ops.implementation import Implementation
-from gpu_backend.ops.language import kernel, require_triton, tl
+from gpu_backend.ops.language import kernel, tl
 
 
 def gather_blocks(
@@ -51,17 +51,7 @@ def _gather_each(caches: Sequence[torch.Tensor], blocks: torch.Tensor, staging: 
 
 
 def _launch(caches: Sequence[torch.Tensor], blocks: torch.Tensor, staging: torch.Tensor) -> None:
-    require_triton()
-    shape = move_shape(caches)
-    _gather_blocks_kernel[shape.grid(blocks.numel())](
-        shape.cache_pointers,
-        blocks,
-        staging.view(torch.int32),
-        shape.block_stride_words,
-        BLOCK_WORDS=shape.block_words,
-        TILE_WORDS=shape.tile_words,
-        num_warps=4,
-    )
+    launch_over_caches(_gather_blocks_kernel, caches, blocks, staging)
     count_launch("gather_blocks", (moved_bytes(caches, blocks), blocks), (staging,))
 
 

@@ -13,9 +13,9 @@ from collections.abc import Sequence
 import torch
 
 from gpu_backend.launches import count_launch
-from gpu_backend.ops.block_moves import check_caches, move_shape, moved_bytes
+from gpu_backend.ops.block_moves import check_caches, launch_over_caches, moved_bytes
 from gpu_backend.ops.implementation import Implementation, require, require_same_device, require_shape
-from gpu_backend.ops.language import kernel, require_triton, tl
+from gpu_backend.ops.language import kernel, tl
 
 
 def scatter_blocks(
@@ -55,17 +55,7 @@ def _scatter_each(caches: Sequence[torch.Tensor], blocks: torch.Tensor, staging:
 
 
 def _launch(caches: Sequence[torch.Tensor], blocks: torch.Tensor, staging: torch.Tensor) -> None:
-    require_triton()
-    shape = move_shape(caches)
-    _scatter_blocks_kernel[shape.grid(blocks.numel())](
-        shape.cache_pointers,
-        blocks,
-        staging.view(torch.int32),
-        shape.block_stride_words,
-        BLOCK_WORDS=shape.block_words,
-        TILE_WORDS=shape.tile_words,
-        num_warps=4,
-    )
+    launch_over_caches(_scatter_blocks_kernel, caches, blocks, staging)
     count_launch("scatter_blocks", (staging, blocks), (moved_bytes(caches, blocks),))
 
 

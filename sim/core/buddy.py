@@ -123,6 +123,11 @@ class BuddyPool:
         return None
 
 
+def largest_chunk(num_slots: int) -> int:
+    """Slots of the largest chunk of a pool of so many: no longer stretch can ever be taken."""
+    return 1 << (num_slots.bit_length() - 1)
+
+
 def _order(num_slots: int) -> int:
     """log2 of the least power of two that holds so many slots."""
     return (num_slots - 1).bit_length()

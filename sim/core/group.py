@@ -95,7 +95,7 @@ class Group:
     @property
     def max_num_running_seqs(self) -> int:
         """Sequences it can have running from now on."""
-        return max(len(self.seqs) + len(self.unborn), self.beam_width)
+        return max(self.num_live_seqs, self.beam_width)
 
     @property
     def num_live_seqs(self) -> int:

@@ -78,11 +78,6 @@ class StepPlan(NamedTuple):
     """Within the device (copy-on-write); carried out third, before anything is computed."""
 
     @property
-    def moves_blocks(self) -> bool:
-        """Whether any block's content is copied before the step computes."""
-        return bool(self.blocks_to_swap_out or self.blocks_to_swap_in or self.blocks_to_copy)
-
-    @property
     def num_prefill_tokens(self) -> int:
         """Tokens computed by the chunks."""
         return sum(chunk.num_tokens for chunk in self.chunks)

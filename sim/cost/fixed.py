@@ -1,7 +1,7 @@
 """`FixedCost`: every step takes the same time, whatever it computes.
 
 For what papers and closed forms assume, and for a step time that somebody measured at one batch size.
-Implements `sim.executor.CostModel`.
+Implements `sim.cost.cost_model.CostModel`.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """`MeasuredCost`: step times of one device and model as they were measured, linear between measured points.
 
-Implements `sim.executor.CostModel`. A calibration is a full grid of three axes: decoding sequences, new
-tokens of chunks, and mean context of a sequence. Beyond the grid the outermost cell is continued, and every
-such step is counted: `warnings` says so, and is never to be left out of a report.
+Implements `sim.cost.cost_model.CostModel`. A calibration is a full grid of three axes: decoding sequences,
+new tokens of chunks, and mean context of a sequence. Beyond the grid the outermost cell is continued, and
+every such step is counted: `warnings` says so, and is never to be left out of a report.
 
 A step is one interpolation along the context axis, of a line that is remembered for its batch; single steps
 and horizons call the same numpy function, so that they give the same bits.

@@ -1,6 +1,6 @@
 """`RooflineCost`: the time of a step from first principles, for any GPU with a datasheet.
 
-Implements `sim.executor.CostModel`.
+Implements `sim.cost.cost_model.CostModel`.
 
 A step runs its kernels one after another, so their times add up; each kind is bound by whichever takes
 longer, computing or moving bytes:

@@ -1,6 +1,6 @@
 """`KernelCost`: the time of a step as its kernels, one after another, and the host that launches them.
 
-Implements `sim.executor.CostModel`. Kernels come from `sim.cost.kernels`, their times from
+Implements `sim.cost.cost_model.CostModel`. Kernels come from `sim.cost.kernels`, their times from
 `sim.cost.curves`; this file owns what happens around them:
 
     step = max(sum of kernels, launches by the host) + overhead of a step + overhead of each sequence
