@@ -12,11 +12,15 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
+
+import simpy
 
 from sim.beam_search import BeamChanges, BeamLaw
 from sim.content import RequestContent
 from sim.core.engine import EngineConfig, EngineCore
 from sim.core.request import Request, Sequence
+from sim.core.step import Executor
 from sim.cost.cost_model import CostModel
 from sim.driver import Engine, Replica, SimulationError, Timeline, Wait
 from sim.executor import SimExecutor
@@ -55,9 +59,30 @@ class ClusterConfig:
             )
 
 
+class Body(Protocol):
+    """What a fleet's brains are put into: physics (`Physics`), or a device (`gpu_backend.engine`)."""
+
+    @property
+    def traffic(self) -> HostTraffic | None:
+        """How blocks travel to the host and back beside the steps; None: in no time, or within them."""
+        ...
+
+    def clock(self) -> simpy.Environment:
+        """The time that passes, in nanoseconds from 0."""
+        ...
+
+    def core(self, config: EngineConfig) -> EngineCore:
+        """The brain of one more replica."""
+        ...
+
+    def executor(self, core: EngineCore, timeline: Timeline) -> Executor:
+        """What carries out the plans of that brain."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Physics:
-    """What takes time, and what only a model could decide.
+    """The simulated body: what takes time, and what only a model could decide.
 
     Attributes:
         cost: Step times.
@@ -73,8 +98,17 @@ class Physics:
     speculation: Speculation | None = None
     draft_cost: CostModel | None = None
 
-    def executor(self) -> SimExecutor:
-        """A replica's executor."""
+    def clock(self) -> simpy.Environment:
+        """Simulated time: it takes none."""
+        return simpy.Environment()
+
+    def core(self, config: EngineConfig) -> EngineCore:
+        """The brain of a replica; whether a victim is swapped or recomputed follows from the step times."""
+        traffic = self.traffic
+        return EngineCore(config, CheaperOfTwo(traffic.moves, self.cost) if traffic is not None else None)
+
+    def executor(self, core: EngineCore, timeline: Timeline) -> SimExecutor:
+        """Predicts, whoever asks and whenever."""
         moves = self.traffic.moves if self.traffic is not None else None
         beams = BeamChanges(self.beams) if self.beams is not None else None
         speculator = None
@@ -87,24 +121,29 @@ ONE_REPLICA = ClusterConfig()
 
 
 class Cluster:
-    """One simulated fleet, serving one workload once."""
+    """One fleet, serving one workload once."""
 
     def __init__(
         self,
         workload: Workload,
         engine: EngineConfig,
-        physics: Physics,
+        body: Body,
         config: ClusterConfig = ONE_REPLICA,
         on_progress: Progress | None = None,
     ) -> None:
         self.recorder = Recorder(config.num_replicas)
-        traffic = physics.traffic
-        victim_cost = CheaperOfTwo(traffic.moves, physics.cost) if traffic is not None else None
-        self.cores = [EngineCore(engine, victim_cost) for _ in range(config.num_replicas)]
-        self._timeline = timeline = Timeline(len(workload))
+        traffic = body.traffic
+        self.cores = [body.core(engine) for _ in range(config.num_replicas)]
+        self._timeline = timeline = Timeline(len(workload), body.clock())
         links = traffic.links(timeline.env, config.num_replicas) if traffic is not None else None
         engines = [
-            Engine(core, physics.executor(), log, traffic, links[number] if links is not None else None)
+            Engine(
+                core,
+                body.executor(core, timeline),
+                log,
+                traffic,
+                links[number] if links is not None else None,
+            )
             for number, (core, log) in enumerate(zip(self.cores, self.recorder.replicas, strict=True))
         ]
         self._replicas = [
@@ -122,7 +161,7 @@ class Cluster:
         self._progress = _Throttled(on_progress) if on_progress is not None else None
 
     def run(self, until_ns: int | None = None) -> None:
-        """Simulate until nothing is left to happen, or until an instant."""
+        """Run until nothing is left to happen, or until an instant."""
         self._timeline.env.process(self._clients.arrivals())
         self._timeline.env.run(until_ns)
 

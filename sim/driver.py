@@ -50,12 +50,12 @@ class Occurrence(simpy.Event):
 
 
 class Timeline:
-    """Simulated time in nanoseconds, and the order of what happens at one instant."""
+    """Time in nanoseconds, simulated or real, and the order of what happens at one instant."""
 
     __slots__ = ("_num_requests", "_turn_instant_ns", "_turn_replica", "env")
 
-    def __init__(self, num_requests: int) -> None:
-        self.env = simpy.Environment()
+    def __init__(self, num_requests: int, env: simpy.Environment | None = None) -> None:
+        self.env = env or simpy.Environment()
         self._num_requests = num_requests
         self._turn_instant_ns = 0
         self._turn_replica = 0

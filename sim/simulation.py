@@ -1,4 +1,4 @@
-"""One simulated run, from what is asked for to its `RunRecord`."""
+"""One run, from what is asked for to its `RunRecord`; simulated, or in another body."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 
 from sim.acceptance import Recorded
 from sim.acceptance_file import check_recorded
-from sim.cluster import Cluster, ClusterConfig, Physics, Progress
+from sim.cluster import Body, Cluster, ClusterConfig, Physics, Progress
 from sim.core.engine import EngineConfig
 from sim.cost.cost_model import CostModel
 from sim.cost.hardware import Gpu
@@ -114,31 +114,33 @@ def experiment_draft_cost(experiment: Experiment) -> CostModel | None:
 def run(
     workload: Workload,
     engine: EngineConfig,
-    physics: CostModel | Physics,
+    body: CostModel | Body,
     config: ClusterConfig | None = None,
     on_progress: Progress | None = None,
 ) -> RunRecord:
-    """Simulate a fleet that serves a workload until every request has ended.
+    """Have a fleet serve a workload until every request has ended.
 
     Args:
         workload: What it is asked to do.
         engine: Settings of each replica.
-        physics: Step times, or with them what else takes time.
+        body: What carries plans out; step times alone are all that a simulated one needs.
         config: Of the fleet; None: one replica.
         on_progress: See `simulate`.
 
     Raises:
         SimulationError: Requests stand still, blocks are held at the end, or a step takes no time.
     """
-    if not isinstance(physics, Physics):
-        physics = Physics(physics)
-    cluster = Cluster(workload, engine, physics, config or ClusterConfig(), on_progress)
+    cluster = Cluster(workload, engine, _as_body(body), config or ClusterConfig(), on_progress)
     with _no_garbage_collection():
         started_s = time.process_time()
         cluster.run()
         cpu_s = time.process_time() - started_s
     cluster.check_ended()
     return build_record(cluster.recorder, cluster.cores, cpu_s)
+
+
+def _as_body(body: CostModel | Body) -> Body:
+    return Physics(body) if isinstance(body, CostModel) else body
 
 
 @contextmanager

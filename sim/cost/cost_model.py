@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from sim.core.step import StepPlan
 
 
+@runtime_checkable
 class CostModel(Protocol):
     """Predicts how long the steps of a plan take.
 
