@@ -9,7 +9,7 @@ from __future__ import annotations
 from importlib.resources import as_file, files
 from importlib.resources.abc import Traversable
 from pathlib import Path
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 from pydantic import Field, ValidationError, model_validator
 
@@ -19,8 +19,12 @@ from sim.config_hf import read_hf_config
 from sim.config_types import Count, CountOrZero, Section
 from sim.cost.hardware import Gpu
 from sim.cost.model import ModelShape
+from sim.cost.quantization import GROUP_SIZE, quantized
 from sim.errors import ConfigError, Problem
 from sim.yaml_source import read_yaml
+
+WeightType = Literal["none", "fp8", "int8", "int4", "awq", "gptq"]
+"""What `sim.cost.quantization` knows."""
 
 
 class ModelFile(Section):
@@ -53,6 +57,12 @@ class ModelFile(Section):
     qk_nope_head_dim: CountOrZero = Field(default=0, description="Part of a head without positions.")
     qk_rope_head_dim: CountOrZero = Field(default=0, description="Part of a head with positions.")
     v_head_dim: CountOrZero = Field(default=0, description="Size of a value head beside a latent.")
+    quantization: WeightType = Field(
+        default="none", description="How the published checkpoint stores its layers' weights; none: 16 bits."
+    )
+    quantization_group_size: Count = Field(
+        default=GROUP_SIZE, description="Weights that share a scale, in int4."
+    )
 
     @model_validator(mode="after")
     def _heads_share_evenly(self) -> ModelFile:
@@ -80,7 +90,9 @@ class ModelFile(Section):
 
     def shape(self) -> ModelShape:
         """The values behind it."""
-        return ModelShape(**self.model_dump(exclude={"source"}))
+        not_sizes = {"source", "quantization", "quantization_group_size"}
+        sizes = ModelShape(**self.model_dump(exclude=not_sizes))
+        return quantized(sizes, self.quantization, self.quantization_group_size)
 
 
 def hardware_names() -> list[str]:

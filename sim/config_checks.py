@@ -25,6 +25,7 @@ from sim.core.buddy import largest_chunk
 from sim.cost.hardware import Gpu
 from sim.cost.memory import GpuMemory, gpu_memory
 from sim.cost.model import ModelShape
+from sim.cost.quantization import quantized
 from sim.yaml_source import KeyPath
 
 Fault = tuple[KeyPath, str]
@@ -44,10 +45,12 @@ class Fit:
 
     @classmethod
     def of(cls, file: ExperimentFile, model: ModelShape, gpu: Gpu, draft: ModelShape | None = None) -> Fit:
-        """With the defaults of the file's release, and the KV cache in the elements it asks for."""
+        """With the defaults of the file's release, weights and KV cache in the elements it asks for."""
         engine = file.engine.with_release_rules(model.max_position_embeddings)
         kv_bytes = KV_BYTES[engine.kv_cache_dtype]
         model = replace(model, kv_bytes_per_value=kv_bytes)
+        if engine.quantization is not None:
+            model = quantized(model, engine.quantization)
         draft = replace(draft, kv_bytes_per_value=kv_bytes) if draft is not None else None
         return cls(file.model_copy(update={"engine": engine}), model, gpu, draft)
 
@@ -309,6 +312,11 @@ class Fit:
             yield (
                 f"engine.num_gpu_blocks_override {override} is above the {self.num_blocks_that_fit} blocks "
                 f"that fit beside {self.model.name} on {self.gpu.name}"
+            )
+        if self.model.computes_in_fp8 and self.gpu.fp8_flops_per_s is None:
+            yield (
+                f"{self.gpu.name} has no 8-bit products: the fp8 weights of {self.model.name} save memory and "
+                "reading, and are multiplied in 16 bits"
             )
         if self.file.cluster.router == "prefix_affine" and not self.engine.enable_prefix_caching:
             yield "cluster.router prefix_affine gains nothing while engine.enable_prefix_caching is false"

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, WithJsonSchema
 
 from sim.cluster import ClusterConfig
-from sim.config_catalog import is_path, load_gpu, load_model
+from sim.config_catalog import WeightType, is_path, load_gpu, load_model
 from sim.config_paths import expand_path, folder_of
 from sim.config_speculation import SpeculationSection, StepTimeSection
 from sim.config_types import WHOLE, Count, CountOrZero, Duration, Memory, Pause, Section, Share
@@ -99,6 +99,12 @@ class EngineSection(Section):
     )
     kv_cache_dtype: KvElement = Field(
         default="auto", description="Element type of the KV cache; auto: 16 bits, as the weights."
+    )
+    quantization: WeightType | None = Field(
+        default=None,
+        description="How the layers' weights are stored; embedding, output projection and KV cache are not "
+        "touched. fp8: products at the GPU's 8-bit rate where it has one; int8, int4 (also called awq, gptq; "
+        "groups of 128): weights alone, products in 16 bits; left out: as the model's checkpoint has them.",
     )
     gpu_memory_utilization: Share = Field(
         default=0.9, description="Part of GPU memory the engine may use (0 to 1)."

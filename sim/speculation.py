@@ -14,6 +14,7 @@ cost model (`Adaptive`), which may be none. Refuses to know scheduling: the core
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
 
@@ -118,56 +119,25 @@ class Speculated:
     """Time spent proposing."""
 
 
-class Speculator:
-    """Speculation of one replica."""
+class SpeculationCost:
+    """What drafting and verifying take, by the step times of both models."""
 
-    __slots__ = ("_acceptance", "_config", "_draft", "_num_accepted", "_num_drafted", "_target")
+    __slots__ = ("_config", "_draft", "_target")
 
     def __init__(self, config: Speculation, target: CostModel, draft: CostModel | None = None) -> None:
-        """Speculate with the step times of the target and, where there is one, of the draft model."""
         if (config.proposer is Proposer.DRAFT_MODEL) != (draft is not None):
             raise ValueError("a draft model needs step times, and nothing else does")
         self._config = config
         self._target = target
         self._draft = draft
-        self._acceptance = make_acceptance(config.acceptance, config.seed)
-        self._num_drafted = _PRIOR_DRAFTS
-        self._num_accepted = _PRIOR_DRAFTS * expected_rate(config.acceptance)
 
-    def speculate(self, plan: StepPlan) -> Speculated:
-        """Judge the drafts of a step and propose those of the next one."""
-        accepted = {row.seq.seq_id: self._judge(row) for row in plan.rows if row.num_draft_tokens}
-        going_on = [row for row in plan.rows if row.yields_token and not _ends(row, accepted)]
-        count = self._how_many(going_on) if going_on else 0
-        drafts = {row.seq.seq_id: count for row in going_on} if count else {}
-        return Speculated(accepted, drafts, self._draft_ns(plan, going_on, count) if count else 0)
-
-    def _judge(self, row: ScheduledSequence) -> int:
-        """Drafts kept; those that only pad an admission are all refused."""
-        if row.kind is not ScheduleKind.RUNNING:
-            return 0
-        num_kept = self._acceptance.num_accepted(row.seq, row.num_draft_tokens)
-        self._num_drafted += min(num_kept + 1, row.num_draft_tokens)
-        self._num_accepted += num_kept
-        return num_kept
-
-    def _how_many(self, rows: list[ScheduledSequence]) -> int:
-        match self._config.how_many:
-            case Fixed(num_drafts):
-                return num_drafts
-            case ByBatch() as by_batch:
-                return by_batch.at(len(rows))
-            case Adaptive(most):
-                rate = self._num_accepted / self._num_drafted
-                return min(range(most + 1), key=lambda count: self._ns_per_token(rows, count, rate))
-
-    def _ns_per_token(self, rows: list[ScheduledSequence], count: int, rate: float) -> float:
+    def ns_per_token(self, rows: list[ScheduledSequence], count: int, rate: float) -> float:
         """Expected time of a sequence's token with `count` drafts."""
         verify = self._target.step_ends_ns(_verify_step(rows, count + 1))[0]
         draft = self._passes_ns(rows, count) if count else 0
         return (verify + draft) / expected_tokens(rate, count)
 
-    def _draft_ns(self, plan: StepPlan, rows: list[ScheduledSequence], count: int) -> int:
+    def draft_ns(self, plan: StepPlan, rows: list[ScheduledSequence], count: int) -> int:
         """Time to draft so many tokens for each of these after a step, whose tokens a model reads first."""
         if self._draft is None:
             return self._passes_ns(rows, count)
@@ -193,7 +163,70 @@ class Speculator:
         return self._target.step_ends_ns(_decode_step(num_seqs, context))[0]
 
 
-def _ends(row: ScheduledSequence, accepted: dict[SeqId, int]) -> bool:
+class DraftCounter:
+    """How many drafts a replica proposes: fixed, by its batch, or what the cost model finds cheapest."""
+
+    __slots__ = ("_cost", "_how_many", "_num_accepted", "_num_tested")
+
+    def __init__(self, config: Speculation, cost: SpeculationCost) -> None:
+        self._how_many = config.how_many
+        self._cost = cost
+        self._num_tested = _PRIOR_DRAFTS
+        self._num_accepted = _PRIOR_DRAFTS * expected_rate(config.acceptance)
+
+    def note(self, num_drafts: int, num_kept: int) -> None:
+        """A run of so many drafts kept so many; the first refused one was looked at, those after it not."""
+        self._num_tested += min(num_kept + 1, num_drafts)
+        self._num_accepted += num_kept
+
+    def count(self, rows: list[ScheduledSequence]) -> int:
+        """Drafts for each of these in their next step."""
+        if not rows:
+            return 0
+        match self._how_many:
+            case Fixed(num_drafts):
+                return num_drafts
+            case ByBatch() as by_batch:
+                return by_batch.at(len(rows))
+            case Adaptive(most):
+                rate = self._num_accepted / self._num_tested
+                return min(range(most + 1), key=lambda count: self._cost.ns_per_token(rows, count, rate))
+
+
+class Speculator:
+    """Speculation of one simulated replica."""
+
+    __slots__ = ("_acceptance", "_cost", "_counter")
+
+    def __init__(self, config: Speculation, target: CostModel, draft: CostModel | None = None) -> None:
+        """Speculate with the step times of the target and, where there is one, of the draft model."""
+        self._cost = SpeculationCost(config, target, draft)
+        self._counter = DraftCounter(config, self._cost)
+        self._acceptance = make_acceptance(config.acceptance, config.seed)
+
+    def speculate(self, plan: StepPlan) -> Speculated:
+        """Judge the drafts of a step and propose those of the next one."""
+        accepted = {row.seq.seq_id: self._judge(row) for row in plan.rows if row.num_draft_tokens}
+        going_on = rows_going_on(plan, accepted)
+        count = self._counter.count(going_on)
+        drafts = {row.seq.seq_id: count for row in going_on} if count else {}
+        return Speculated(accepted, drafts, self._cost.draft_ns(plan, going_on, count) if count else 0)
+
+    def _judge(self, row: ScheduledSequence) -> int:
+        """Drafts kept; those that only pad an admission are all refused."""
+        if row.kind is not ScheduleKind.RUNNING:
+            return 0
+        num_kept = self._acceptance.num_accepted(row.seq, row.num_draft_tokens)
+        self._counter.note(row.num_draft_tokens, num_kept)
+        return num_kept
+
+
+def rows_going_on(plan: StepPlan, accepted: Mapping[SeqId, int]) -> list[ScheduledSequence]:
+    """Rows whose sequences have tokens to come after this step, by how many of their drafts were kept."""
+    return [row for row in plan.rows if row.yields_token and not _ends(row, accepted)]
+
+
+def _ends(row: ScheduledSequence, accepted: Mapping[SeqId, int]) -> bool:
     """Whether a sequence has all its tokens after this step."""
     return row.seq.num_known + accepted.get(row.seq.seq_id, 0) + 1 >= row.seq.max_known
 

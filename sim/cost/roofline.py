@@ -58,9 +58,11 @@ class RooflineCost:
         layer_parameters = num_layers * model.num_parameters_per_layer
         ns_per_flop = _NS_PER_S / (gpu.achieved_flops_per_s * tensor_parallel_size)
         ns_per_byte = _NS_PER_S / gpu.achieved_bandwidth_bytes_per_s
-        ns_per_weight = ns_per_byte * BYTES_PER_WEIGHT / tensor_parallel_size
-        self._weights_ns = (layer_parameters + model.num_head_parameters) * ns_per_weight
-        self._layer_flop_ns_per_token = 2 * layer_parameters * ns_per_flop
+        weight_bytes = layer_parameters * model.bytes_per_weight + model.num_head_parameters * BYTES_PER_WEIGHT
+        self._weights_ns = weight_bytes * (ns_per_byte / tensor_parallel_size)
+        fast = gpu.fp8_flops_per_s if model.computes_in_fp8 else None
+        layer_ns_per_flop = ns_per_flop * (gpu.compute_flops_per_s / fast) if fast else ns_per_flop
+        self._layer_flop_ns_per_token = 2 * layer_parameters * layer_ns_per_flop
         self._head_flop_ns_per_token = 2 * model.num_head_parameters * ns_per_flop
         self._kv_ns_per_token = model.kv_bytes_per_token * model.kv_share(tensor_parallel_size) * ns_per_byte
         self._pair_flop_ns = model.attention_flops_per_token_pair * ns_per_flop
