@@ -315,8 +315,8 @@ class Fit:
             )
         if self.model.computes_in_fp8 and self.gpu.fp8_flops_per_s is None:
             yield (
-                f"{self.gpu.name} has no 8-bit products: the fp8 weights of {self.model.name} save memory and "
-                "reading, and are multiplied in 16 bits"
+                f"{self.gpu.name} has no 8-bit products: the fp8 weights of {self.model.name} save memory "
+                "and reading, and are multiplied in 16 bits"
             )
         if self.file.cluster.router == "prefix_affine" and not self.engine.enable_prefix_caching:
             yield "cluster.router prefix_affine gains nothing while engine.enable_prefix_caching is false"

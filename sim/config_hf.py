@@ -34,6 +34,8 @@ _SPELLINGS = {
     "ffn_dim": "intermediate_size",
 }
 
+_FP8_METHODS = ("fp8", "fbgemm_fp8")
+
 
 def read_hf_config(path: Path, known: frozenset[str]) -> dict[str, Any]:
     """The fields of a model file, as far as a config.json says them.
@@ -67,7 +69,38 @@ def read_hf_config(path: Path, known: frozenset[str]) -> dict[str, Any]:
     if kind == "qwen3_moe" and not sizes.get("num_experts"):
         sizes.pop("moe_intermediate_size", None)
     name = str(config.get("_name_or_path") or "").rstrip("/").rpartition("/")[2] or path.resolve().parent.name
-    return {"name": name, "source": "datasheet", **sizes}
+    return {"name": name, "source": "datasheet", **sizes, **_quantization(path, config)}
+
+
+def _quantization(path: Path, config: Mapping[str, Any]) -> dict[str, Any]:
+    """How the checkpoint stores its weights, as `ModelFile` says it; nothing for 16 bits.
+
+    Raises:
+        ConfigError: In a way that is not known here.
+    """
+    section = config.get("quantization_config")
+    if not isinstance(section, dict):
+        return {}
+    method = section.get("quant_method")
+    bits, group_size, is_float = section.get("bits"), section.get("group_size"), False
+    if method == "compressed-tensors":
+        groups = section.get("config_groups")
+        first = next(iter(groups.values()), {}) if isinstance(groups, dict) else {}
+        weights = first.get("weights") if isinstance(first, dict) else None
+        weights = weights if isinstance(weights, dict) else {}
+        bits, group_size = weights.get("num_bits"), weights.get("group_size")
+        is_float = weights.get("type") == "float"
+    known = {(4, False): "int4", (8, False): "int8", (8, True): "fp8"}
+    integers = ("awq", "gptq", "compressed-tensors")
+    name = "fp8" if method in _FP8_METHODS else known.get((bits, is_float)) if method in integers else None
+    if name is None:
+        message = (
+            f"weights of {bits} bits by {method!r} are not known here: known are {', '.join(_FP8_METHODS)}, "
+            f"and {', '.join(integers)} with 4 or 8 bits; without this section they are taken as 16 bits"
+        )
+        raise ConfigError([Problem(str(path), "quantization_config", message)])
+    has_groups = name == "int4" and isinstance(group_size, int) and group_size > 0
+    return {"quantization": name, **({"quantization_group_size": group_size} if has_groups else {})}
 
 
 def _read(path: Path) -> dict[str, Any]:

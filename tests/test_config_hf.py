@@ -81,6 +81,28 @@ def test_the_sizes_are_those_of_the_catalogue(tmp_path: Path, config: dict[str, 
     assert theirs.max_position_embeddings == ours.max_position_embeddings
 
 
+@pytest.mark.parametrize(
+    ("section", "bytes_per_weight"),
+    [
+        ({"quant_method": "fp8", "weight_block_size": [128, 128]}, 1),
+        ({"quant_method": "awq", "bits": 4, "group_size": 128}, 0.5 + 2.5 / 128),
+        ({"quant_method": "gptq", "bits": 4, "group_size": 32}, 0.5 + 2.5 / 32),
+        ({"quant_method": "gptq", "bits": 8, "group_size": 128}, 1),
+        ({"quant_method": "compressed-tensors", "config_groups": {"group_0": {
+            "weights": {"num_bits": 4, "type": "int", "group_size": 128}}}}, 0.5 + 2.5 / 128),
+        ({"quant_method": "compressed-tensors", "config_groups": {"group_0": {
+            "weights": {"num_bits": 8, "type": "float", "group_size": None}}}}, 1),
+    ],
+)  # fmt: skip
+def test_a_quantised_checkpoint_keeps_its_weight_type(
+    tmp_path: Path, section: dict[str, Any], bytes_per_weight: float
+) -> None:
+    model = load_model(str(write(tmp_path, LLAMA | {"quantization_config": section})))
+    assert model.bytes_per_weight == bytes_per_weight
+    is_fp8 = section["quant_method"] == "fp8" or "float" in str(section)
+    assert model.computes_in_fp8 == is_fp8
+
+
 def test_it_is_called_what_it_says_or_what_its_folder_is(tmp_path: Path) -> None:
     assert load_model(str(write(tmp_path / "a", LLAMA))).name == "Meta-Llama-3-8B"
     assert load_model(str(write(tmp_path / "my-opt", OPT))).name == "my-opt"
@@ -112,6 +134,8 @@ def test_an_experiment_names_the_file_or_its_folder(tmp_path: Path) -> None:
         ({key: value for key, value in LLAMA.items() if key != "vocab_size"}, "vocab_size: field required"),
         (LLAMA | {"num_key_value_heads": 5}, "is not a multiple of"),
         (LLAMA | {"hidden_size": "wide"}, "hidden_size"),
+        (LLAMA | {"quantization_config": {"quant_method": "mxfp4"}}, "by 'mxfp4' are not known here"),
+        (LLAMA | {"quantization_config": {"quant_method": "gptq", "bits": 3}}, "weights of 3 bits by 'gptq'"),
     ],
 )
 def test_what_is_wrong_is_told_with_the_file(tmp_path: Path, config: dict[str, Any], says: str) -> None:

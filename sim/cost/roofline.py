@@ -58,7 +58,9 @@ class RooflineCost:
         layer_parameters = num_layers * model.num_parameters_per_layer
         ns_per_flop = _NS_PER_S / (gpu.achieved_flops_per_s * tensor_parallel_size)
         ns_per_byte = _NS_PER_S / gpu.achieved_bandwidth_bytes_per_s
-        weight_bytes = layer_parameters * model.bytes_per_weight + model.num_head_parameters * BYTES_PER_WEIGHT
+        weight_bytes = (
+            layer_parameters * model.bytes_per_weight + model.num_head_parameters * BYTES_PER_WEIGHT
+        )
         self._weights_ns = weight_bytes * (ns_per_byte / tensor_parallel_size)
         fast = gpu.fp8_flops_per_s if model.computes_in_fp8 else None
         layer_ns_per_flop = ns_per_flop * (gpu.compute_flops_per_s / fast) if fast else ns_per_flop
