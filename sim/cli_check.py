@@ -37,12 +37,17 @@ def _is_fine(config: Path, overrides: tuple[str, ...]) -> bool:
 
 
 def _facts(experiment: Experiment, workload: Workload) -> dict[str, str]:
-    degree = experiment.tensor_parallel_size
-    memory = gpu_memory(experiment.model, experiment.gpu, tensor_parallel_size=degree)
+    memory = gpu_memory(
+        experiment.model,
+        experiment.gpu,
+        tensor_parallel_size=experiment.tensor_parallel_size,
+        pipeline_parallel_size=experiment.pipeline_parallel_size,
+    )
+    held = "each GPU" if experiment.pipeline_parallel_size == 1 else "the fullest GPU"
     cache = experiment.engine.cache
     gpus = f"{_count(experiment.num_gpus, 'GPU')} ({experiment.settings['hardware']})"
     return {
-        "model": f"{experiment.settings['model']}, {memory.weight_bytes / 1e9:.1f} GB of weights on each GPU",
+        "model": f"{experiment.settings['model']}, {memory.weight_bytes / 1e9:.1f} GB of weights on {held}",
         "fleet": f"{_count(experiment.cluster.num_replicas, 'replica')} on {gpus}",
         "KV cache": f"{cache.num_blocks:,} blocks of {cache.block_size} tokens on each replica, "
         f"{cache.num_blocks * cache.block_size:,} tokens",

@@ -98,6 +98,7 @@ def _compose(file: ExperimentFile, document: Document, path: Path) -> Experiment
         speculation=speculation_of(fit),
         step_times=_step_times(file),
         fusion=Fusion(file.engine.fusion) if file.engine.fusion else None,
+        pipeline_parallel_size=fit.pipeline_parallel_size,
     )
 
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 from sim.config_kinds import kind_faults
+from sim.config_room import Room, does_not_fit
 from sim.config_schema import (
     KV_BYTES,
     PAPER,
@@ -29,7 +30,6 @@ from sim.cost.quantization import quantized
 from sim.yaml_source import KeyPath
 
 Fault = tuple[KeyPath, str]
-_GB = 1e9
 _GIB = 2**30
 
 
@@ -117,23 +117,28 @@ class Fit:
 
     @property
     def tensor_parallel_size(self) -> int:
-        """GPUs of a replica."""
+        """GPUs that share each layer."""
         return self.file.parallelism.tensor_parallel_size
+
+    @property
+    def pipeline_parallel_size(self) -> int:
+        """Stages that a replica is cut into."""
+        return self.file.parallelism.pipeline_parallel_size
 
     @cached_property
     def memory(self) -> GpuMemory:
-        """What each GPU holds."""
-        return self.memory_with(self.tensor_parallel_size)
+        """What each GPU holds, or the fullest of them."""
+        return self._memory_in(self._room())
 
-    def memory_with(self, tensor_parallel_size: int) -> GpuMemory:
-        """What each GPU would hold, were the model split over so many."""
+    def _memory_in(self, room: Room) -> GpuMemory:
         return gpu_memory(
-            self.model,
-            self.gpu,
+            room.model,
+            room.gpu,
             utilization_fraction=self.engine.gpu_memory_utilization,
-            tensor_parallel_size=tensor_parallel_size,
+            tensor_parallel_size=room.tensor_parallel_size,
+            pipeline_parallel_size=room.pipeline_parallel_size,
             draft=self.draft,
-            draft_tensor_parallel_size=min(self.draft_tensor_parallel_size, tensor_parallel_size),
+            draft_tensor_parallel_size=min(self.draft_tensor_parallel_size, room.tensor_parallel_size),
         )
 
     @property
@@ -172,8 +177,10 @@ class Fit:
             )
             yield ("speculation", "draft_tensor_parallel_size"), message
         yield from self._split_faults()
+        if self.pipeline_parallel_size > self.model.num_hidden_layers:
+            return  # there is no memory to speak of
         if self.engine.num_gpu_blocks_override is None and self.num_usable_blocks < 1:
-            yield ("model",), self._does_not_fit()
+            yield ("model",), does_not_fit(self._room())
         else:
             yield from self._contiguous_faults() if self.is_contiguous else self._pool_faults()
         if self.is_paper:
@@ -191,28 +198,35 @@ class Fit:
                 f"{self._heads()} do not divide over {self.tensor_parallel_size} GPUs: use one of {sizes}",
             )
 
+        stages, key = self.pipeline_parallel_size, ("parallelism", "pipeline_parallel_size")
+        if stages == 1:
+            return
+        if stages > self.model.num_hidden_layers:
+            layers = self.model.num_hidden_layers
+            yield key, f"the {layers} layers of {self.model.name} make {layers} stages at most, not {stages}"
+        beside = {
+            f"engine.scheduler {PAPER}": self.is_paper,
+            "speculation": self.file.speculation is not None,
+            "offload": self.file.offload is not None,
+        }
+        for name in (name for name, is_there in beside.items() if is_there):
+            yield key, f"stages are not simulated together with {name}: set it to 1"
+
     def _heads(self) -> str:
         model = self.model
         return (
             f"the {model.num_attention_heads} query and {model.num_key_value_heads} KV heads of {model.name}"
         )
 
-    def _does_not_fit(self) -> str:
-        memory = self.memory
-        block_bytes = memory.kv_bytes_per_token * self.engine.block_size
-        short = memory.weight_bytes + memory.reserved_bytes + 2 * block_bytes - memory.available_bytes
-        larger = (
-            f"tensor_parallel_size {size} would do"
-            for size in (2, 4, 8, 16, 32, 64)
-            if size > self.tensor_parallel_size
-            and self.model.can_be_split(size)
-            and self.memory_with(size).num_kv_blocks(self.engine.block_size) > self.num_needed_blocks
-        )
-        return (
-            f"{self.model.name} does not fit {self.gpu.name}: {memory.weight_bytes / _GB:.1f} GB of weights "
-            f"and {memory.reserved_bytes / _GB:.1f} GB reserved leave no KV block in the "
-            f"{memory.available_bytes / _GB:.1f} GB that the engine may use; short by {short / _GB:.2f} GB "
-            f"({next(larger, 'no number of these GPUs would do')})"
+    def _room(self) -> Room:
+        return Room(
+            self.model,
+            self.gpu,
+            self.tensor_parallel_size,
+            self.pipeline_parallel_size,
+            self.engine.block_size,
+            self.num_needed_blocks + 1,
+            self._memory_in,
         )
 
     def _pool_faults(self) -> Iterator[Fault]:

@@ -35,6 +35,7 @@ _SPELLINGS = {
 }
 
 _FP8_METHODS = ("fp8", "fbgemm_fp8")
+_INTEGER_METHODS = ("awq", "gptq", "compressed-tensors")
 
 
 def read_hf_config(path: Path, known: frozenset[str]) -> dict[str, Any]:
@@ -81,26 +82,32 @@ def _quantization(path: Path, config: Mapping[str, Any]) -> dict[str, Any]:
     section = config.get("quantization_config")
     if not isinstance(section, dict):
         return {}
-    method = section.get("quant_method")
-    bits, group_size, is_float = section.get("bits"), section.get("group_size"), False
+    method, name = section.get("quant_method"), None
+    weights: Mapping[str, Any] = section
     if method == "compressed-tensors":
-        groups = section.get("config_groups")
-        first = next(iter(groups.values()), {}) if isinstance(groups, dict) else {}
-        weights = first.get("weights") if isinstance(first, dict) else None
-        weights = weights if isinstance(weights, dict) else {}
-        bits, group_size = weights.get("num_bits"), weights.get("group_size")
-        is_float = weights.get("type") == "float"
-    known = {(4, False): "int4", (8, False): "int8", (8, True): "fp8"}
-    integers = ("awq", "gptq", "compressed-tensors")
-    name = "fp8" if method in _FP8_METHODS else known.get((bits, is_float)) if method in integers else None
+        weights = _compressed_weights(section)
+    bits = weights.get("num_bits", weights.get("bits"))
+    if method in _FP8_METHODS or (method == "compressed-tensors" and weights.get("type") == "float"):
+        name = "fp8" if bits in (8, None) else None
+    elif method in _INTEGER_METHODS:
+        name = {4: "int4", 8: "int8"}.get(bits) if isinstance(bits, int) else None
     if name is None:
         message = (
             f"weights of {bits} bits by {method!r} are not known here: known are {', '.join(_FP8_METHODS)}, "
-            f"and {', '.join(integers)} with 4 or 8 bits; without this section they are taken as 16 bits"
+            f"and {', '.join(_INTEGER_METHODS)} with 4 or 8 bits; without this section they are 16 bits"
         )
         raise ConfigError([Problem(str(path), "quantization_config", message)])
+    group_size = weights.get("group_size")
     has_groups = name == "int4" and isinstance(group_size, int) and group_size > 0
     return {"quantization": name, **({"quantization_group_size": group_size} if has_groups else {})}
+
+
+def _compressed_weights(section: Mapping[str, Any]) -> Mapping[str, Any]:
+    """How the first group of layers is stored: such checkpoints may mix, and hardly ever do."""
+    groups = section.get("config_groups")
+    first = next(iter(groups.values()), None) if isinstance(groups, dict) else None
+    weights = first.get("weights") if isinstance(first, dict) else None
+    return weights if isinstance(weights, dict) else {}
 
 
 def _read(path: Path) -> dict[str, Any]:

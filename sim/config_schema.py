@@ -225,6 +225,11 @@ class ParallelismSection(Section):
     tensor_parallel_size: Annotated[int, Field(ge=1, le=1024), WHOLE] = Field(
         default=1, description="GPUs that share each layer of one replica."
     )
+    pipeline_parallel_size: Annotated[int, Field(ge=1, le=1024), WHOLE] = Field(
+        default=1,
+        description="Stages that the layers of one replica are cut into, one after another; a replica has "
+        "tensor_parallel_size x pipeline_parallel_size GPUs.",
+    )
 
 
 class ClusterSection(Section):

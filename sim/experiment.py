@@ -40,6 +40,7 @@ class Experiment:
 
     Attributes:
         tensor_parallel_size: GPUs that share each layer of one replica.
+        pipeline_parallel_size: Stages that the layers of one replica are cut into.
         engine: Of each replica.
         results_dir: Folder that results are written under.
         settings: The whole configuration as plain data, defaults and release rules filled in.
@@ -70,6 +71,7 @@ class Experiment:
     speculation: Speculation | None = None
     step_times: StepTimes | None = None
     fusion: Fusion | None = None
+    pipeline_parallel_size: int = 1
 
     @property
     def paged_block_size(self) -> int | None:
@@ -80,7 +82,7 @@ class Experiment:
     @property
     def num_gpus(self) -> int:
         """GPUs of the whole fleet."""
-        return self.cluster.num_replicas * self.tensor_parallel_size
+        return self.cluster.num_replicas * self.tensor_parallel_size * self.pipeline_parallel_size
 
     def resolved(self) -> dict[str, Any]:
         """Plain data which, written as YAML (`sim.yaml_dump.dump_yaml`), loads as an equal experiment."""

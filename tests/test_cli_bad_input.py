@@ -9,6 +9,7 @@ import pytest
 
 from tests.command_line import EXPERIMENT, pagecast, refused, refused_by_a_process
 
+CATALOG = Path(__file__).resolve().parent.parent / "sim" / "catalog"
 TRACE = """\
 name: traced
 model: llama-3-8b
@@ -174,3 +175,69 @@ def test_a_run_that_cannot_be_written_after_all_leaves_nothing(monkeypatch: pyte
 )
 def test_wrong_use_is_told(arguments: tuple[str, ...], why: str) -> None:
     assert why in refused(*arguments)
+
+
+DOES_NOT_SUIT: dict[str, tuple[bytes, tuple[str, ...]]] = {
+    "weight type that nobody knows": (
+        _changed("engine:\n", "engine:\n  quantization: fp9\n"),
+        (
+            "bad.yaml:5:17: engine.quantization: the text 'fp9' is not one of none, fp8, int8, int4, awq,",
+            "(did you mean 'fp8'?)",
+        ),
+    ),
+    "KV element that nobody knows": (
+        _changed("engine:\n", "engine:\n  kv_cache_dtype: fp6\n"),
+        (
+            "bad.yaml:5:19: engine.kv_cache_dtype: the text 'fp6' is not one of auto, fp16, bf16, fp8, int8",
+            "(did you mean 'fp16'?)",
+        ),
+    ),
+    "heads that do not divide": (
+        EXPERIMENT.encode() + b"parallelism: {tensor_parallel_size: 3}\n",
+        (
+            "bad.yaml:13:37: parallelism.tensor_parallel_size: the 32 query and 8 KV heads of llama-3-8b",
+            "do not divide over 3 GPUs: use one of 1, 2, 4, 8, 16, 32",
+        ),
+    ),
+    "more stages than layers": (
+        EXPERIMENT.encode() + b"parallelism: {pipeline_parallel_size: 33}\n",
+        (
+            "bad.yaml:13:39: parallelism.pipeline_parallel_size: the 32 layers",
+            "make 32 stages at most, not 33",
+        ),
+    ),
+    "model that does not fit": (
+        _changed("llama-3-8b", "llama-3-70b"),
+        (
+            "bad.yaml:2:8: model: llama-3-70b does not fit a100-80gb-sxm: 141.1 GB of weights",
+            "short by 67.31 GB (would do: tensor_parallel_size 2, or pipeline_parallel_size 2, or ",
+            "or quantization int4, or hardware mi300x)",
+        ),
+    ),
+    "impossible bandwidth": (
+        _changed("a100-80gb-sxm", "./gpu.yaml"),
+        ("gpu.yaml:4:19: memory_bandwidth: a bandwidth must be positive, not '-2039.0 GB/s'",),
+    ),
+    "unit of something else": (
+        _changed("a100-80gb-sxm", "./unit.yaml"),
+        ("unit.yaml:4:19: memory_bandwidth: 'TFLOP/s' is a unit of compute rate, not of bandwidth",),
+    ),
+}
+
+
+@pytest.mark.parametrize("what", DOES_NOT_SUIT)
+def test_what_does_not_suit_model_or_gpu_is_refused_by_the_command(what: str) -> None:
+    gpu = (CATALOG / "hardware" / "a100-80gb-sxm.yaml").read_text()
+    Path("gpu.yaml").write_text(gpu.replace("value: 2039, unit: GB/s", "value: -2039, unit: GB/s"))
+    Path("unit.yaml").write_text(gpu.replace("value: 2039, unit: GB/s", "value: 2039, unit: TFLOP/s"))
+    content, says = DOES_NOT_SUIT[what]
+    Path("bad.yaml").write_bytes(content)
+    message = refused("simulate", "bad.yaml", "--out", "run")
+    assert [part for part in says if part not in message] == [], message
+
+
+@pytest.mark.parametrize("what", ["weight type that nobody knows", "model that does not fit"])
+def test_what_does_not_suit_is_refused_by_a_process_without_traceback(what: str) -> None:
+    content, (place, *_) = DOES_NOT_SUIT[what]
+    Path("bad.yaml").write_bytes(content)
+    assert place in refused_by_a_process("simulate", "bad.yaml", "--out", "run")

@@ -56,15 +56,53 @@ def test_a_model_whose_own_length_does_not_fit_says_so(path: Path) -> None:
 def test_a_model_that_does_not_fit_says_by_how_much_and_what_would(path: Path) -> None:
     assert faults(path, "model=llama-3-70b") == (
         "--set model: llama-3-70b does not fit a100-80gb-sxm: 141.1 GB of weights and 3.5 GB reserved leave "
-        "no KV block in the 77.3 GB that the engine may use; short by 67.31 GB (tensor_parallel_size 2 would "
-        "do)"
+        "no KV block in the 77.3 GB that the engine may use; short by 67.31 GB (would do: "
+        "tensor_parallel_size 2, or pipeline_parallel_size 2, or quantization int4, or hardware mi300x)"
     )
-    assert load_experiment(path, ["model=llama-3-70b", "parallelism.tensor_parallel_size=2"])
+    for remedy in (
+        "parallelism.tensor_parallel_size=2",
+        "parallelism.pipeline_parallel_size=2",
+        "engine.quantization=int4",
+        "hardware=mi300x",
+    ):
+        assert load_experiment(path, ["model=llama-3-70b", remedy])
+
+
+def test_a_shorter_limit_makes_fp8_enough(path: Path) -> None:
+    overrides = ["model=llama-3-70b", "engine.max_model_len=1024"]
+    assert "quantization fp8" in faults(path, *overrides)
+    assert load_experiment(path, [*overrides, "engine.quantization=fp8"])
+
+
+def test_a_model_that_fp8_made_no_better_is_advised_of_int4_only(path: Path) -> None:
+    found = faults(path, "model=llama-3.1-405b", "hardware=h200", "parallelism.tensor_parallel_size=2",
+                   "engine.quantization=int8")  # fmt: skip
+    assert "quantization int4" in found
+    assert "fp8" not in found
+
+
+def test_stages_are_at_most_as_many_as_layers(path: Path) -> None:
+    assert faults(path, "parallelism.pipeline_parallel_size=33") == (
+        "--set parallelism.pipeline_parallel_size: the 32 layers of llama-3-8b make 32 stages at most, not 33"
+    )
+
+
+@pytest.mark.parametrize(
+    ("override", "name"),
+    [
+        ("engine={scheduler: vllm-v0, max_model_len: 2048}", "engine.scheduler vllm-v0"),
+        ("speculation={proposer: ngram, acceptance: {kind: constant, rate: 0.5}}", "speculation"),
+        ("offload={space: 4 GiB}", "offload"),
+    ],
+)
+def test_what_stages_are_not_simulated_with_is_refused(path: Path, override: str, name: str) -> None:
+    found = faults(path, "parallelism.pipeline_parallel_size=2", override)
+    assert f"stages are not simulated together with {name}: set it to 1" in found
 
 
 def test_the_advised_number_of_gpus_leaves_room_for_the_longest_sequence(path: Path) -> None:
     overrides = ["model=llama-3.1-70b", "engine.max_model_len=131072"]
-    assert "(tensor_parallel_size 4 would do)" in faults(path, *overrides)
+    assert "(would do: tensor_parallel_size 4, or pipeline_parallel_size 4)" in faults(path, *overrides)
     assert load_experiment(path, [*overrides, "parallelism.tensor_parallel_size=4"])
 
 

@@ -9,7 +9,7 @@ nothing else moves the answers as much. Refuses to know who uses the blocks.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from sim.cost.hardware import Gpu
 from sim.cost.model import ModelShape
@@ -17,7 +17,7 @@ from sim.cost.model import ModelShape
 
 @dataclass(frozen=True, slots=True)
 class GpuMemory:
-    """What one GPU of a tensor-parallel group holds of a model, in bytes."""
+    """What one GPU of those that share a model holds of it, in bytes."""
 
     available_bytes: int
     """What the engine may use."""
@@ -41,24 +41,37 @@ def gpu_memory(
     *,
     utilization_fraction: float = 0.9,
     tensor_parallel_size: int = 1,
+    pipeline_parallel_size: int = 1,
     draft: ModelShape | None = None,
     draft_tensor_parallel_size: int = 1,
 ) -> GpuMemory:
-    """Memory of each GPU when a model is split over `tensor_parallel_size` of them.
+    """Memory of each GPU when a model is split over so many stages of `tensor_parallel_size` GPUs each.
 
-    A draft model's weights and KV cache come out of the same memory: each block has room for the keys and
-    values of both. Where it is split over fewer GPUs than the model, the fullest GPU counts.
+    All stages hold the same tokens, each those of its own layers, so the GPU with room for the fewest tokens
+    is the answer. A draft model's weights and KV cache come out of the same memory: each block has room for
+    the keys and values of both. Where it is split over fewer GPUs than the model, the fullest GPU counts.
     """
-    weight_bytes = -(-model.weight_bytes // tensor_parallel_size)
     kv_bytes_per_token = model.kv_bytes_per_token * model.kv_share(tensor_parallel_size)
-    if draft is not None:
-        weight_bytes += -(-draft.weight_bytes // draft_tensor_parallel_size)
-        kv_bytes_per_token += draft.kv_bytes_per_token * draft.kv_share(draft_tensor_parallel_size)
-    return GpuMemory(
-        available_bytes=int(gpu.memory_bytes * utilization_fraction),
-        weight_bytes=weight_bytes,
-        reserved_bytes=gpu.reserved_memory_bytes,
-        kv_bytes_per_token=kv_bytes_per_token,
+    layers = model.stage_layers(pipeline_parallel_size)
+    weights = model.stage_weight_bytes(pipeline_parallel_size)
+    available_bytes = int(gpu.memory_bytes * utilization_fraction)
+    stages = [
+        GpuMemory(
+            available_bytes=available_bytes,
+            weight_bytes=-(-stage_bytes // tensor_parallel_size),
+            reserved_bytes=gpu.reserved_memory_bytes,
+            kv_bytes_per_token=kv_bytes_per_token * num_layers / model.num_hidden_layers,
+        )
+        for num_layers, stage_bytes in zip(layers, weights, strict=True)
+    ]
+    fullest = min(stages, key=lambda stage: stage.kv_cache_bytes / stage.kv_bytes_per_token)
+    if draft is None:
+        return fullest
+    return replace(
+        fullest,
+        weight_bytes=fullest.weight_bytes + -(-draft.weight_bytes // draft_tensor_parallel_size),
+        kv_bytes_per_token=fullest.kv_bytes_per_token
+        + draft.kv_bytes_per_token * draft.kv_share(draft_tensor_parallel_size),
     )
 
 

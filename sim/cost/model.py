@@ -152,6 +152,27 @@ class ModelShape:
             return self.num_hidden_layers * pair
         return 4 * self.num_hidden_layers * self.attention_size
 
+    def stage_layers(self, num_stages: int) -> tuple[int, ...]:
+        """Layers of each pipeline stage, as vLLM cuts them: the last gets none that is left over."""
+        each, left = divmod(self.num_hidden_layers, num_stages)
+        return tuple(each + (num_stages - 1 - left <= stage < num_stages - 1) for stage in range(num_stages))
+
+    def stage_weight_bytes(self, num_stages: int) -> tuple[int, ...]:
+        """Memory the weights of each stage take; the first has the embedding, the last the output projection.
+
+        A tied embedding is in both, once where they are one.
+        """
+        in_layers = [
+            round(self.num_layers_parameters * self.bytes_per_weight * layers / self.num_hidden_layers)
+            for layers in self.stage_layers(num_stages)
+        ]
+        if num_stages == 1:
+            return (self.weight_bytes,)
+        positions = self.max_position_embeddings * self.hidden_size * self.learned_positions
+        in_layers[0] += (self.num_head_parameters + positions) * BYTES_PER_WEIGHT
+        in_layers[-1] += (self.num_head_parameters + self.hidden_size) * BYTES_PER_WEIGHT
+        return tuple(in_layers)
+
     def can_be_split(self, tensor_parallel_size: int) -> bool:
         """Whether its heads divide over so many GPUs; KV heads may be copied where there are fewer."""
         kv_heads = 1 if self.kv_lora_rank else self.num_key_value_heads
