@@ -97,6 +97,13 @@ def simulate(
     ] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar.")] = False,
     no_plots: Annotated[bool, typer.Option("--no-plots", help="Draw no pictures.")] = False,
+    confidence: Annotated[
+        bool,
+        typer.Option(
+            "--confidence",
+            help="Simulate twice more, with fitted step times as short and as long as measured ones were.",
+        ),
+    ] = False,
 ) -> None:
     """Simulate an experiment, print what it found, and write the run folder."""
     from sim.cli_simulate import Request, simulate_one, simulate_variations, simulate_with_baseline
@@ -109,7 +116,14 @@ def simulate(
     if vary and baseline is not None:
         raise typer.BadParameter("goes not together with --vary", param_hint="--baseline")
     shows_progress = not quiet and sys.stderr.isatty()
-    request = Request(config, tuple(set_ or ()), out, shows_progress=shows_progress, with_plots=not no_plots)
+    request = Request(
+        config,
+        tuple(set_ or ()),
+        out,
+        shows_progress=shows_progress,
+        with_plots=not no_plots,
+        with_confidence=confidence,
+    )
     if vary:
         simulate_variations(request, vary)
     elif baseline is not None:

@@ -27,6 +27,7 @@ class Request:
     out: Path | None
     shows_progress: bool
     with_plots: bool
+    with_confidence: bool = False
 
 
 NO_SPECULATION = "no-speculation"
@@ -112,7 +113,11 @@ def _load_all(request: Request, variations: Sequence[str]) -> list[Experiment]:
 def _record(experiment: Experiment, request: Request) -> Recorded:
     with progress(experiment.name, shown=request.shows_progress) as report:
         recorded = record_experiment(
-            experiment, folder=request.out, with_plots=request.with_plots, on_progress=report
+            experiment,
+            folder=request.out,
+            with_plots=request.with_plots,
+            with_confidence=request.with_confidence,
+            on_progress=report,
         )
     warn(recorded.notes)
     return recorded

@@ -90,7 +90,7 @@ class ModelFile(Section):
 
     def shape(self) -> ModelShape:
         """The values behind it."""
-        not_sizes = {"source", "quantization", "quantization_group_size"}
+        not_sizes = {"quantization", "quantization_group_size"}
         sizes = ModelShape(**self.model_dump(exclude=not_sizes))
         return quantized(sizes, self.quantization, self.quantization_group_size)
 

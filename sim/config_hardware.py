@@ -10,7 +10,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from sim.config_curves import CurvesSection
+from sim.config_curves import CurvesSection, SpreadSection
 from sim.config_types import Section
 from sim.cost.hardware import Figure, Gpu, Source
 from sim.units import Dimension, UnitError, format_quantity, parse_quantity
@@ -132,6 +132,9 @@ class HardwareFile(Section):
     curves: CurvesSection = Field(
         default=CurvesSection(), description="Kernel times by size, where they were measured."
     )
+    step_spread: SpreadSection | None = Field(
+        default=None, description="How far measured steps lie from predicted ones, where they were fitted to."
+    )
 
     def gpu(self) -> Gpu:
         """The values behind it."""
@@ -153,6 +156,7 @@ class HardwareFile(Section):
             gpus_per_host_link=self.gpus_per_host_link,
             curves=self.curves.curves(),
             figures=(*self._figures(), *self.curves.figures()),
+            step_spread=self.step_spread.spread() if self.step_spread else None,
         )
 
     def _figures(self) -> list[Figure]:

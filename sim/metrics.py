@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sim import caveats
+from sim.basis import Basis
 from sim.latencies import Latencies, measure_latencies, tokens_of
 from sim.metric_keys import GOALS, PERCENTILES, definition_of, percentile_word, statistic_key
 from sim.occupancy import last_end_ns, measure_occupancy
@@ -63,6 +64,8 @@ class Summary:
     """Keys of percentiles that rest on too few requests to be an estimate."""
     notes: tuple[str, ...]
     """What a reader should know before trusting the numbers, as sentences."""
+    basis: Basis | None = None
+    """What the numbers rest on; None where that was not kept."""
 
     @property
     def slo(self) -> Slo:
@@ -81,6 +84,7 @@ class Summary:
             "sim_notes": list(self.notes),
             "sim_weak_percentiles": list(self.weak),
             "sim_definitions": _definitions(self.values),
+            **({} if self.basis is None else {"sim_basis": self.basis.to_json()}),
         }
 
     @classmethod
@@ -93,6 +97,7 @@ class Summary:
             {key: value for key, value in document.items() if definition_of(key) is not None},
             tuple(document["sim_weak_percentiles"]),
             tuple(document["sim_notes"]),
+            Basis.from_json(document["sim_basis"]) if "sim_basis" in document else None,
         )
 
 

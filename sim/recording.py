@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
 from sim.bench_file import traffic_of
 from sim.cluster import Progress
+from sim.confidence import basis_of, with_band
 from sim.environment import Facts, collect_environment
 from sim.errors import ConfigError, Problem
 from sim.experiment import Experiment
@@ -36,6 +37,7 @@ def record_experiment(
     *,
     folder: Path | None = None,
     with_plots: bool = True,
+    with_confidence: bool = False,
     on_progress: Progress | None = None,
 ) -> Recorded:
     """Simulate an experiment and write its run folder.
@@ -44,6 +46,7 @@ def record_experiment(
         experiment: What to simulate.
         folder: Where to write; None: `<results>/<experiment>/<time>-<hash of the configuration>`.
         with_plots: Whether to draw pictures.
+        with_confidence: Whether to simulate twice more, for what the spread of the step times does.
         on_progress: Called now and then with simulated nanoseconds, requests ended, requests in all.
 
     Raises:
@@ -59,7 +62,10 @@ def record_experiment(
     record = simulate(experiment, workload=workload, on_progress=on_progress)
     identity = Identity(experiment.name, str(config["model"]), experiment.seed)
     facts = Facts(experiment.seed, sys.argv, inputs_of(experiment), started, record.cpu_s)
-    run = Run(config, record, summarize(record, experiment.slo, identity), collect_environment(facts))
+    summary, basis = summarize(record, experiment.slo, identity), basis_of(experiment)
+    if with_confidence:
+        basis = with_band(basis, experiment, workload, summary.values)
+    run = Run(config, record, replace(summary, basis=basis), collect_environment(facts))
     write_run(folder, run, traffic_of(experiment.workload, record), with_plots=with_plots)
     return Recorded(run, folder, (*experiment.warnings, *workload.notes))
 

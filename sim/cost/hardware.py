@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import Enum
 
-from sim.cost.curve_parameters import FittedCurves
+from sim.cost.curve_parameters import FittedCurves, Spread
 
 
 class Source(Enum):
@@ -51,6 +51,7 @@ class Gpu:
         gpus_per_host_link: How many GPUs share one link to the host.
         curves: Of kernels by size, where they were measured.
         figures: All of these as written, with their sources.
+        step_spread: How far measured whole steps lie from predicted ones, where figures were fitted to steps.
     """
 
     name: str
@@ -70,6 +71,7 @@ class Gpu:
     gpus_per_host_link: int = 1
     curves: FittedCurves = field(default_factory=FittedCurves)
     figures: tuple[Figure, ...] = ()
+    step_spread: Spread | None = None
 
     @property
     def achieved_flops_per_s(self) -> float:

@@ -36,6 +36,7 @@ class ModelShape:
         kv_lora_rank: Width of the latent that stands for keys and values; 0: there are KV heads instead.
         q_lora_rank: Width queries are squeezed through; 0: they are not. qk_nope_head_dim,
         qk_rope_head_dim, v_head_dim: Parts of a head with a latent.
+        source: Where the sizes come from: a `sim.cost.hardware.Source`, in its word.
     """
 
     name: str
@@ -65,6 +66,7 @@ class ModelShape:
     qk_nope_head_dim: int = 0
     qk_rope_head_dim: int = 0
     v_head_dim: int = 0
+    source: str = "assumed"
 
     @property
     def attention_size(self) -> int:

@@ -17,6 +17,7 @@ from sim.compare import Comparison, Row
 from sim.metric_keys import GOALS, definition_of, statistic_key
 from sim.metrics import Number, Summary
 from sim.metrics_definitions import LATENCIES, Group, Metric
+from sim.report.basis import basis_tables
 from sim.report.numbers import number_text, share_text
 
 STATISTICS = ("mean", "median", "p90", "p99")
@@ -96,6 +97,8 @@ def summary_table(run_name: str, summary: Summary) -> RenderableType:
                 tables = [_scalars(summary, group)]
         if tables[0].row_count:
             parts += [Text(), *tables]
+    if summary.basis is not None:
+        parts += basis_tables(summary.basis)
     return Stack(*parts, *_notes(summary.notes))
 
 

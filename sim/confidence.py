@@ -1,0 +1,106 @@
+"""How sure a run is: what its step times were fitted to, and the answer if they are off as far as that was.
+
+Three simulations make a band: step times as predicted, and every fitted part at the short and at the long end
+of where nine of ten measured times lie, all parts the same way for the whole run. Errors of different kernels
+partly cancel, so the band is wider than nine of ten such runs would be. What was not fitted is not moved.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import fields, replace
+
+from sim.basis import Basis, Number, Part
+from sim.cost.cost_model import CostModel
+from sim.cost.curve_parameters import FittedCurves, Spread
+from sim.cost.hardware import Figure, Gpu, Source
+from sim.cost.spread import ScaledCost, moved_curves, range_of
+from sim.cost.step_time import KernelCost
+from sim.experiment import Experiment
+from sim.metrics import Identity, summarize
+from sim.simulation import experiment_cost, simulate
+from workloads.spec import Workload
+
+HEADLINES = (
+    "median_ttft_ms",
+    "p99_ttft_ms",
+    "median_tpot_ms",
+    "p99_tpot_ms",
+    "median_e2el_ms",
+    "p99_e2el_ms",
+    "request_throughput",
+    "output_throughput",
+    "sim_slo_attainment",
+)
+"""What the band is given for."""
+
+
+def basis_of(experiment: Experiment) -> Basis:
+    """Figures and spreads; nothing is simulated."""
+    model = experiment.model
+    sizes = Figure("model", f"{model.num_parameters / 1e9:.2f} billion parameters", Source(model.source))
+    return Basis((*experiment.gpu.figures, sizes), tuple(_parts(experiment)))
+
+
+def with_band(
+    basis: Basis, experiment: Experiment, workload: Workload, predicted: Mapping[str, Number]
+) -> Basis:
+    """The same with the answer at both ends, beside `predicted`, the values of the run itself.
+
+    Simulates the requests twice more.
+    """
+    if not basis.is_known:
+        return basis
+    ends = [_answer(experiment, workload, slower=slower) for slower in (False, True)]
+    keys = [key for key in HEADLINES if predicted.get(key) is not None]
+    return replace(basis, band={key: (ends[0][key], predicted[key], ends[1][key]) for key in keys})
+
+
+def _answer(experiment: Experiment, workload: Workload, *, slower: bool) -> Mapping[str, Number]:
+    gpu, cost = experiment.gpu, None
+    if gpu.step_spread is not None:
+        cost = ScaledCost(experiment_cost(experiment), range_of(gpu.step_spread)[slower])
+    else:
+        experiment = replace(experiment, gpu=replace(gpu, curves=moved_curves(gpu.curves, slower=slower)))
+    record = simulate(experiment, workload=workload, cost=cost)
+    return summarize(record, experiment.slo, Identity("", "", experiment.seed)).values
+
+
+def _parts(experiment: Experiment) -> Iterator[Part]:
+    cost, gpu = experiment_cost(experiment), experiment.gpu
+    if experiment.step_times is not None:
+        yield _unknown("steps", "given in the experiment file (step_time)")
+    elif gpu.step_spread is not None:
+        yield _known("steps", gpu.step_spread)
+    elif isinstance(cost, KernelCost):
+        yield from _kernel_parts(gpu, num_gpus=experiment.tensor_parallel_size)
+    else:
+        yield _unknown("steps", _how(cost))
+
+
+def _how(cost: CostModel) -> str:
+    return f"{type(cost).__name__}: the hardware's figures, not fitted to steps"
+
+
+def _kernel_parts(gpu: Gpu, *, num_gpus: int) -> Iterator[Part]:
+    for field in fields(FittedCurves):
+        curve = getattr(gpu.curves, field.name)
+        if field.name == "all_reduce" and num_gpus == 1:
+            continue
+        if curve is None:
+            yield _unknown(field.name, "not measured on this GPU: assumed to be like an H100's")
+        elif curve.spread is None:
+            yield _unknown(field.name, "fitted, but its file gives no spread")
+        else:
+            yield _known(field.name, curve.spread)
+    yield _unknown("host", "launches, scheduling, sampling: step_overhead and constants of the model")
+
+
+def _known(name: str, spread: Spread) -> Part:
+    low, high = range_of(spread)
+    rests_on = f"nine of ten of {spread.num_points:,} measured times; {spread.domain}"
+    return Part(name, 1 - low, high - 1 if high != float("inf") else None, rests_on)
+
+
+def _unknown(name: str, rests_on: str) -> Part:
+    return Part(name, None, None, rests_on)

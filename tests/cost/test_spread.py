@@ -1,0 +1,63 @@
+"""Curves and steps at the ends of their spread."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from sim.config_catalog import load_gpu, load_model
+from sim.core.step import StepPlan
+from sim.cost.curve_parameters import REFERENCE, FittedCurves, Spread
+from sim.cost.curves import AttentionShape, DeviceCurves
+from sim.cost.roofline import RooflineCost
+from sim.cost.spread import ScaledCost, moved_curves, range_of
+
+H100 = load_gpu("h100-sxm")
+SHAPE = AttentionShape.of_heads(32, 8, 128)
+
+
+def test_the_range_holds_what_a_relative_error_of_the_prediction_allows() -> None:
+    low, high = range_of(Spread(0.1, 0.25, 100, "all"))
+    assert 1 / low - 1 == pytest.approx(0.25)  # predicted a quarter too long
+    assert 1 / high - 1 == pytest.approx(-0.25)  # a quarter too short
+    assert range_of(Spread(0.5, 1.0, 100, "all"))[1] == float("inf")
+
+
+@pytest.mark.parametrize("slower", [False, True])
+def test_every_time_of_a_fitted_curve_moves_to_its_end(slower: bool) -> None:
+    moved = DeviceCurves.of(replace(H100, curves=moved_curves(H100.curves, slower=slower)))
+    here = DeviceCurves.of(H100)
+    sizes = np.array([1.0, 64.0, 4096.0])
+    times = {
+        "gemm": lambda curves: curves.gemm_ns(sizes, 4096, 4096),
+        "decode_attention": lambda curves: curves.decode_attention_ns(sizes, sizes * 1000, SHAPE),
+        "prefill_attention": lambda curves: curves.prefill_attention_ns(sizes, 2048, SHAPE),
+        "all_reduce": lambda curves: curves.all_reduce_ns(sizes * 8192, 4),
+    }
+    for name, of in times.items():
+        factor = range_of(getattr(H100.curves, name).spread)[slower]
+        assert of(moved) == pytest.approx(factor * of(here)), name
+    assert moved.elementwise_ns(1e6) == here.elementwise_ns(1e6), "nobody measured it"
+
+
+def test_a_curve_without_a_spread_stays_where_it_is() -> None:
+    curves = FittedCurves(gemm=REFERENCE.gemm)
+    assert moved_curves(curves, slower=True) == curves
+
+
+def test_a_scaled_horizon_is_its_scaled_steps() -> None:
+    cost = ScaledCost(RooflineCost(load_model("llama-3-8b"), H100), 1.137)
+
+    def plan(context: int, horizon: int) -> StepPlan:
+        return StepPlan(0, horizon, 7, context, (), (), 7, (), 7)
+
+    ends = cost.step_ends_ns(plan(5_000, 100))
+    steps = [cost.step_ends_ns(plan(5_000 + 7 * step, 1))[0] for step in range(100)]
+    assert [end - start for start, end in zip([0, *ends], ends, strict=False)] == steps
+
+
+def test_a_scaled_step_takes_a_nanosecond_at_least() -> None:
+    cost = ScaledCost(RooflineCost(load_model("llama-3-8b"), H100), 1e-12)
+    assert cost.step_ends_ns(StepPlan(0, 3, 1, 10, (), (), 1, (), 1)) == [1, 2, 3]
