@@ -25,6 +25,43 @@ def test_every_gpu_of_the_catalogue_loads_with_a_source_for_each_figure(name: st
     assert 1e13 < gpu.compute_flops_per_s < 1e16
 
 
+def test_the_catalogue_holds_every_gpu_that_was_promised() -> None:
+    a100 = {f"a100-{memory}gb-{form}" for memory in (40, 80) for form in ("sxm", "pcie")}
+    hopper_and_later = {"h100-sxm", "h200", "b200", "rtx-pro-6000"}
+    assert a100 | hopper_and_later | {"l4", "l40s", "rtx-4090", "mi300x"} <= set(hardware_names())
+
+
+@pytest.mark.parametrize(
+    ("name", "memory_bytes", "bandwidth_gb_per_s", "tflop_per_s", "fp8_tflop_per_s"),
+    [
+        ("a100-40gb-sxm", 40e9, 1555, 312, None),
+        ("a100-40gb-pcie", 40e9, 1555, 312, None),
+        ("a100-80gb-sxm", 80 * 2**30, 2039, 312, None),
+        ("a100-80gb-pcie", 80 * 2**30, 1935, 312, None),
+        ("h100-sxm", 80 * 2**30, 3350, 989, 1978),
+        ("h200", 141e9, 4800, 989, 1978),
+        ("b200", 180 * 2**30, 7700, 2250, 4500),
+        ("l4", 24 * 2**30, 300, 121, 242),
+        ("l40s", 46_068 * 2**20, 864, 362, 733),
+        ("rtx-4090", 25.25e9, 1008, 165, 330),
+        ("rtx-pro-6000", 97_887 * 2**20, 1792, 468, 936),
+        ("mi300x", 192e9, 5300, 1307, 2615),
+    ],
+)
+def test_the_rates_are_those_of_the_datasheets(
+    name: str,
+    memory_bytes: float,
+    bandwidth_gb_per_s: float,
+    tflop_per_s: float,
+    fp8_tflop_per_s: float | None,
+) -> None:
+    gpu = load_gpu(name)
+    assert gpu.memory_bytes == pytest.approx(memory_bytes, rel=0.01)
+    assert gpu.memory_bandwidth_bytes_per_s == bandwidth_gb_per_s * 1e9
+    assert gpu.compute_flops_per_s == tflop_per_s * 1e12
+    assert gpu.fp8_flops_per_s == (fp8_tflop_per_s and fp8_tflop_per_s * 1e12)
+
+
 @pytest.mark.parametrize("name", model_names())
 def test_every_model_of_the_catalogue_is_named_as_its_file(name: str) -> None:
     assert load_model(name).name == name

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 from sim.config_catalog import load_gpu, load_model
 from sim.core.step import StepPlan
 from sim.cost.curve_parameters import REFERENCE, FittedCurves, Spread
-from sim.cost.curves import AttentionShape, DeviceCurves
+from sim.cost.curves import AttentionShape, DeviceCurves, Times
 from sim.cost.roofline import RooflineCost
 from sim.cost.spread import ScaledCost, moved_curves, range_of
 
@@ -30,7 +31,7 @@ def test_every_time_of_a_fitted_curve_moves_to_its_end(slower: bool) -> None:
     moved = DeviceCurves.of(replace(H100, curves=moved_curves(H100.curves, slower=slower)))
     here = DeviceCurves.of(H100)
     sizes = np.array([1.0, 64.0, 4096.0])
-    times = {
+    times: dict[str, Callable[[DeviceCurves], Times]] = {
         "gemm": lambda curves: curves.gemm_ns(sizes, 4096, 4096),
         "decode_attention": lambda curves: curves.decode_attention_ns(sizes, sizes * 1000, SHAPE),
         "prefill_attention": lambda curves: curves.prefill_attention_ns(sizes, 2048, SHAPE),
