@@ -238,14 +238,22 @@ def compare(
 
 @app.command()
 def fit(
-    tables: Annotated[list[Path], typer.Argument(metavar="TABLE...", help="CSV files of measured kernels.")],
+    tables: Annotated[
+        list[Path], typer.Argument(metavar="TABLE...", help="CSV files of measured kernels or steps.")
+    ],
     hardware: Annotated[str, typer.Option(metavar="NAME", help="GPU they were measured on.")],
-    out: Annotated[Path, typer.Option(metavar="FILE", help="YAML file for the curves: section.")],
+    out: Annotated[Path, typer.Option(metavar="FILE", help="YAML file for what a hardware file gains.")],
+    model: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Of a calibration: the model whose steps were measured."),
+    ] = None,
+    role: Annotated[str, typer.Option(help="Of a calibration: whose rows, target or draft.")] = "target",
+    fusion: Annotated[str, typer.Option(help="Of a calibration: none, fused or graph.")] = "graph",
 ) -> None:
-    """Fit a GPU's curves to measured kernel times, and say how far the times lie from them."""
-    from sim.cli_fit import fit_tables
+    """Fit a GPU to measured kernels, or to a calibration of steps, and say how far these lie from it."""
+    from sim.cli_fit import StepsOf, fit_tables
 
-    fit_tables(tables, hardware, out)
+    fit_tables(tables, hardware, out, StepsOf(model, role, fusion))
 
 
 def main() -> None:

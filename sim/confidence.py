@@ -70,12 +70,12 @@ def _parts(experiment: Experiment) -> Iterator[Part]:
     cost, gpu = experiment_cost(experiment), experiment.gpu
     if experiment.step_times is not None:
         yield _unknown("steps", "given in the experiment file (step_time)")
+    elif not isinstance(cost, KernelCost):
+        yield _unknown("steps", _how(cost))
     elif gpu.step_spread is not None:
         yield _known("steps", gpu.step_spread)
-    elif isinstance(cost, KernelCost):
-        yield from _kernel_parts(gpu, num_gpus=experiment.tensor_parallel_size)
     else:
-        yield _unknown("steps", _how(cost))
+        yield from _kernel_parts(gpu, num_gpus=experiment.tensor_parallel_size)
 
 
 def _how(cost: CostModel) -> str:

@@ -23,7 +23,7 @@ from sim.errors import ConfigError, Problem
 
 AXES = ("num_decode_seqs", "num_new_tokens", "context_tokens")
 _KEYS = ("model_role", "fusion")
-_STEP = "step_us"
+STEP = "step_us"
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,12 +48,12 @@ def read_calibration(path: Path, *, model_role: str, fusion: str) -> Calibration
     try:
         with path.open(newline="", encoding="utf-8") as file:
             reader = csv.DictReader(file)
-            missing = {*_KEYS, *AXES, _STEP} - set(reader.fieldnames or ())
+            missing = {*_KEYS, *AXES, STEP} - set(reader.fieldnames or ())
             if missing:
                 raise ConfigError([Problem(str(path), "", f"lacks columns {', '.join(sorted(missing))}", 1)])
             for row in reader:
                 if (row["model_role"], row["fusion"]) == (model_role, fusion):
-                    *place, time_us = (_number(path, reader.line_num, row, n) for n in (*AXES, _STEP))
+                    *place, time_us = (_number(path, reader.line_num, row, n) for n in (*AXES, STEP))
                     points[tuple(place)] = time_us
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise ConfigError([Problem(str(path), "", f"cannot be read: {error}")]) from error

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from sim.cost.measured import AXES, STEP
 from sim.errors import ConfigError, Problem
 
 _LATENCY = "latency_ms"
@@ -85,6 +86,15 @@ def read_table(path: Path) -> KernelTable:
         sizes = np.array([_element_bytes(path, line, row) for line, row in rows])
         columns["num_bytes"] = columns["message_size"] * sizes
     return KernelTable(kind, path.name, columns, columns.pop(_LATENCY) * 1e6)
+
+
+def is_calibration(path: Path) -> bool:
+    """Whether a file has the columns of whole steps, which `sim.cost.measured` reads; False if unreadable."""
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            return {*AXES, STEP} <= set(next(csv.reader(file), ()))
+    except (OSError, UnicodeDecodeError, csv.Error):
+        return False
 
 
 def _kind_of(path: Path, names: object) -> TableKind:
