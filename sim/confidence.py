@@ -14,6 +14,8 @@ from sim.basis import Basis, Number, Part
 from sim.cost.cost_model import CostModel
 from sim.cost.curve_parameters import FittedCurves, Spread
 from sim.cost.hardware import Figure, Gpu, Source
+from sim.cost.measured import MeasuredCost
+from sim.cost.roofline import RooflineCost
 from sim.cost.spread import ScaledCost, moved_curves, range_of
 from sim.cost.step_time import KernelCost
 from sim.experiment import Experiment
@@ -79,7 +81,14 @@ def _parts(experiment: Experiment) -> Iterator[Part]:
 
 
 def _how(cost: CostModel) -> str:
-    return f"{type(cost).__name__}: the hardware's figures, not fitted to steps"
+    """Why nothing is known."""
+    match cost:
+        case MeasuredCost():
+            return "interpolated between measured steps; what lies between was not measured"
+        case RooflineCost():
+            return "a roofline of the hardware's figures, which were not fitted to steps"
+        case _:
+            return f"{type(cost).__name__} says nothing of it"
 
 
 def _kernel_parts(gpu: Gpu, *, num_gpus: int) -> Iterator[Part]:

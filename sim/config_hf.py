@@ -92,9 +92,10 @@ def _quantization(path: Path, config: Mapping[str, Any]) -> dict[str, Any]:
     elif method in _INTEGER_METHODS:
         name = {4: "int4", 8: "int8"}.get(bits) if isinstance(bits, int) else None
     if name is None:
+        width = "weights" if bits is None else f"weights of {bits} bits"
         message = (
-            f"weights of {bits} bits by {method!r} are not known here: known are {', '.join(_FP8_METHODS)}, "
-            f"and {', '.join(_INTEGER_METHODS)} with 4 or 8 bits; without this section they are 16 bits"
+            f"{width} by {method!r} are not known here: known are {', '.join(_FP8_METHODS)}, and "
+            f"{', '.join(_INTEGER_METHODS)} with 4 or 8 bits; without this section they are 16 bits"
         )
         raise ConfigError([Problem(str(path), "quantization_config", message)])
     group_size = weights.get("group_size")

@@ -181,3 +181,45 @@ def test_what_does_not_go_together_is_refused(v1: Path, changes: list[str], says
     with pytest.raises(ConfigError) as error:
         load_experiment(v1, changes)
     assert says in str(error.value)
+
+
+def test_weights_are_as_the_checkpoint_has_them_unless_the_file_says_otherwise(v1: Path) -> None:
+    def bytes_per_weight(*overrides: str) -> float:
+        return load_experiment(v1, ["hardware=mi300x", *overrides]).model.bytes_per_weight
+
+    assert (bytes_per_weight(), bytes_per_weight("engine.quantization=fp8")) == (2, 1)
+    eight = ["model=deepseek-v3", "parallelism.tensor_parallel_size=8"]  # its checkpoint is in fp8
+    assert bytes_per_weight(*eight) == 1
+    assert bytes_per_weight(*eight, "engine.quantization=gptq") == 0.5 + 2.5 / 128
+    sixteen = ["model=deepseek-v3", "parallelism.tensor_parallel_size=16", "engine.quantization=none"]
+    assert bytes_per_weight(*sixteen) == 2
+
+
+def test_a_quantised_experiment_loads_again_as_an_equal_one(v1: Path) -> None:
+    experiment = load_experiment(v1, ["engine.quantization=awq", "parallelism.pipeline_parallel_size=2"])
+    assert experiment.num_gpus == 2
+    again = v1.with_name("again.yaml")
+    again.write_text(dump_yaml(experiment.resolved()))
+    assert load_experiment(again) == experiment
+
+
+def test_lighter_weights_leave_more_blocks(v1: Path) -> None:
+    def num_blocks(*overrides: str) -> int:
+        return paged(load_experiment(v1, overrides).engine).num_blocks
+
+    none, fp8, int4 = (num_blocks(f"engine.quantization={name}") for name in ("none", "fp8", "int4"))
+    assert num_blocks() == none < fp8 < int4
+    assert num_blocks("parallelism.pipeline_parallel_size=2") > 2 * none
+
+
+def test_a_draft_keeps_its_own_weights(v1: Path) -> None:
+    overrides = [
+        "model=llama-3-70b",
+        "parallelism.tensor_parallel_size=2",
+        "engine.quantization=fp8",
+        SPECULATION % "llama-3-8b",
+    ]
+    speculation = load_experiment(v1, overrides).speculation
+    assert speculation is not None
+    assert speculation.draft is not None
+    assert speculation.draft.bytes_per_weight == 2
