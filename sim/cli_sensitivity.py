@@ -2,10 +2,12 @@
 
 Each figure is moved by 10 % down and up, one at a time, and the experiment simulated again. The elasticity
 is what the answer moves by for each percent: -1 means that a figure 1 % higher gives an answer 1 % lower.
+Where step times are added up from kernels, so are the parameters of their curves moved, fitted or taken over.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, fields, replace
 from math import log
 from pathlib import Path
@@ -16,10 +18,13 @@ from rich.console import Console
 from rich.table import Table
 
 from sim.config import load_experiment
+from sim.cost.curve_parameters import CurveParameters, FittedCurves
+from sim.cost.curves import curve_parameters
 from sim.cost.hardware import Gpu
+from sim.cost.step_time import KernelCost
 from sim.experiment import Experiment
 from sim.run_record import RunRecord
-from sim.simulation import simulate
+from sim.simulation import experiment_cost, simulate
 
 STEP_FRACTION = 0.1
 _LEFT_OUT = {"memory_bytes", "reserved_memory_bytes", "gpus_per_host_link"}
@@ -46,7 +51,10 @@ def sensitivities(experiment: Experiment) -> list[Elasticity]:
     """Of every figure of the experiment's GPU, the weightiest first."""
     sources = {figure.name: figure.source.value for figure in experiment.gpu.figures}
     found = []
-    for name in _perturbed(experiment.gpu):
+    names = _perturbed(experiment.gpu)
+    if isinstance(experiment_cost(experiment), KernelCost):
+        names += list(_curve_parameters(experiment.gpu))
+    for name in names:
         low, high = (_answers(_moved(experiment, name, 1 + step)) for step in (-STEP_FRACTION, STEP_FRACTION))
         width = log((1 + STEP_FRACTION) / (1 - STEP_FRACTION))
         moves = [log(b / a) / width if a > 0 and b > 0 else 0.0 for a, b in zip(low, high, strict=True)]
@@ -84,7 +92,28 @@ def _perturbed(gpu: Gpu) -> list[str]:
     ]
 
 
+def _curve_parameters(gpu: Gpu) -> Iterator[str]:
+    """As `curves.gemm.floor_ns`, of all curves."""
+    parameters = curve_parameters(gpu)
+    for curve in fields(CurveParameters):
+        values = getattr(parameters, curve.name)
+        for field in fields(values):
+            if isinstance(getattr(values, field.name), int | float):
+                yield f"curves.{curve.name}.{field.name}"
+
+
+def _moved_curve(gpu: Gpu, name: str, factor: float) -> Gpu:
+    _, curve, parameter = name.split(".")
+    values = getattr(curve_parameters(gpu), curve)
+    changed: dict[str, Any] = {parameter: getattr(values, parameter) * factor}
+    curves: dict[str, Any] = {curve: replace(values, **changed)}
+    own: FittedCurves = replace(gpu.curves, **curves)
+    return replace(gpu, curves=own)
+
+
 def _moved(experiment: Experiment, name: str, factor: float) -> Experiment:
+    if "." in name:
+        return replace(experiment, gpu=_moved_curve(experiment.gpu, name, factor))
     value = getattr(experiment.gpu, name)
     moved = round(value * factor) if isinstance(value, int) else value * factor
     changes: dict[str, Any] = {name: moved}
@@ -107,6 +136,8 @@ def _seconds(record: RunRecord, name: str) -> np.ndarray[tuple[int, ...], np.dty
 
 def _source_of(name: str, sources: dict[str, str]) -> str:
     """A field's name is its figure's with a unit, and sometimes a rate, behind."""
+    if name.startswith("curves."):
+        return sources.get(name.rpartition(".")[0], "assumed")  # else taken over from another GPU
     matching = [figure for figure in sources if name.startswith(figure) or name == f"{figure}_flops_per_s"]
     if name == "fp8_flops_per_s":
         matching = [figure for figure in sources if figure == "fp8_compute"]

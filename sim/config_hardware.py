@@ -23,6 +23,8 @@ class FigureEntry(Section):
 
     dimension: ClassVar[Dimension]
     allow_zero: ClassVar[bool] = False
+    possible: ClassVar[tuple[float, float] | None] = None
+    """Least and most that one GPU has, in base units; beyond is a slip of the pen."""
 
     value: float = Field(description="The number.")
     unit: str = Field(description="Its unit, such as GiB, GB/s, TFLOP/s, us, or fraction.")
@@ -39,9 +41,15 @@ class FigureEntry(Section):
         """Its value in base units.
 
         Raises:
-            UnitError: Its unit is of something else, or it is out of range.
+            UnitError: Its unit is of something else, or no GPU has so little or so much.
         """
-        return parse_quantity(f"{self.value!r} {self.unit}", self.dimension, allow_zero=self.allow_zero)
+        amount = parse_quantity(f"{self.value!r} {self.unit}", self.dimension, allow_zero=self.allow_zero)
+        if self.possible is not None and not self.possible[0] <= amount <= self.possible[1]:
+            least, most = (format_quantity(end, self.dimension) for end in self.possible)
+            raise UnitError(
+                f"{self.value:g} {self.unit} is impossible for one GPU: expected {least} to {most}"
+            )
+        return amount
 
     def figure(self, name: str) -> Figure:
         """What reports repeat of it."""
@@ -59,12 +67,14 @@ class BandwidthFigure(FigureEntry):
     """A bandwidth, one direction."""
 
     dimension = Dimension.BANDWIDTH
+    possible = (10**6, 10**15)
 
 
 class ComputeFigure(FigureEntry):
     """A dense rate of operations."""
 
     dimension = Dimension.COMPUTE
+    possible = (10**9, 10**19)
 
 
 class TimeFigure(FigureEntry):
@@ -126,6 +136,35 @@ class HardwareFile(Section):
         ),
         description="Time of one copy between host and GPU beside its bytes.",
     )
+    eager_operation: TimeFigure = Field(
+        default=TimeFigure(
+            value=20,
+            unit="us",
+            source="paper",
+            note="a PyTorch operation on a V100's host, NVIDIA Nsight guide",
+        ),
+        description="What an operation of an eager framework takes the host (fusion: none).",
+    )
+    kernel_launch: TimeFigure = Field(
+        default=TimeFigure(
+            value=5, unit="us", source="paper", note="4 to 6 us with driver calls, RTX 5070 Ti"
+        ),
+        description="What launching one kernel takes the host (fusion: fused).",
+    )
+    graph_launch: TimeFigure = Field(
+        default=TimeFigure(
+            value=2.5, unit="us", source="paper", note="NVIDIA, constant-time launch of straight-line graphs"
+        ),
+        description="What launching a captured graph takes the host.",
+    )
+    graph_node: TimeFigure = Field(
+        default=TimeFigure(value=1, unit="ns", source="paper", note="as graph_launch"),
+        description="What each kernel of a graph adds to its launch.",
+    )
+    seq_overhead: TimeFigure = Field(
+        default=TimeFigure(value=5, unit="us", source="assumed", note="scheduling and sampling"),
+        description="What each sequence of a step takes the host.",
+    )
     gpus_per_host_link: Annotated[int, Field(ge=1, le=64)] = Field(
         default=1, description="GPUs that share one link to the host's memory."
     )
@@ -154,6 +193,11 @@ class HardwareFile(Section):
             host_efficiency_fraction=float(self.host_efficiency.amount),
             host_copy_latency_ns=round(self.host_copy_latency.amount),
             gpus_per_host_link=self.gpus_per_host_link,
+            eager_operation_ns=float(self.eager_operation.amount),
+            kernel_launch_ns=float(self.kernel_launch.amount),
+            graph_launch_ns=float(self.graph_launch.amount),
+            graph_node_ns=float(self.graph_node.amount),
+            seq_overhead_ns=float(self.seq_overhead.amount),
             curves=self.curves.curves(),
             figures=(*self._figures(), *self.curves.figures()),
             step_spread=self.step_spread.spread() if self.step_spread else None,

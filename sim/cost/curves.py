@@ -9,6 +9,7 @@ shape, and the answer has that shape. All of one GPU: with tensor parallelism, g
     prompt attention   floor + compute(pairs + edges) + serial(longest context) + KV passes
     elementwise        floor + bytes / bandwidth
     all-reduce         floor(GPUs) * (1 + factor * bytes / (bytes + large)) + bytes over the link
+    send               the floor of an all-reduce of two GPUs + bytes over the link
 
 Each grows with each size, and every parameter can be read off a picture. A GPU without measured curves
 takes over an H100's (`taken_over`): fractions of its own datasheet rates, scaled by how its own
@@ -176,6 +177,16 @@ class DeviceCurves:
         floor_ns = self.parameters.prefill_attention.floor_ns
         return floor_ns + work + float(self._serial_ns(context).max())
 
+    def prompt_attention_line(self, shape: AttentionShape) -> PromptAttentionLine:
+        """`prefill_attention_batch_ns` as coefficients."""
+        curve = self.parameters.prefill_attention
+        per_pair = float(shape.flops_per_pair * self._attention_ns_per_flop)
+        moving = float(shape.kv_bytes_per_token * curve.kv_passes) * _NS_PER_S / self.memory_bytes_per_s
+        floor = curve.floor_ns + curve.edge_tokens * curve.serial_ns_per_token
+        return PromptAttentionLine(
+            floor, per_pair, curve.edge_tokens * per_pair, moving, curve.serial_ns_per_token
+        )
+
     def _chunk_work_ns(self, new: Times, context: Times, shape: AttentionShape) -> Times:
         curve = self.parameters.prefill_attention
         num_pairs = new * (context - (new - 1) / 2) + new * curve.edge_tokens
@@ -207,6 +218,30 @@ class DeviceCurves:
         ring = 2 * (num_gpus - 1) / num_gpus
         time: Times = floor_ns * steps + num_bytes * (ring * _NS_PER_S / bandwidth)
         return time
+
+    def send_ns(self, num_bytes: Numbers) -> Times:
+        """`num_bytes` from one GPU to the next, over the link or, without one, the host's bus."""
+        curve = self.parameters.all_reduce
+        bandwidth = self.link_bytes_per_s * _link_fraction(curve, 2)
+        time: Times = curve.floor_ns + np.asarray(num_bytes, dtype=np.float64) * (_NS_PER_S / bandwidth)
+        return time
+
+
+@dataclass(frozen=True, slots=True)
+class PromptAttentionLine:
+    """Prompt attention of one layer in closed form, for single steps in plain Python.
+
+        floor + sum over chunks of (pairs * per_pair + tokens * per_token + context * per_context)
+              + longest context * per_longest
+
+    All in nanoseconds.
+    """
+
+    floor_ns: float
+    per_pair_ns: float
+    per_token_ns: float
+    per_context_ns: float
+    per_longest_ns: float
 
 
 def _link_fraction(curve: AllReduceCurve, num_gpus: int) -> float:

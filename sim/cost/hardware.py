@@ -49,6 +49,10 @@ class Gpu:
         host_efficiency_fraction: What copies of pinned memory reach of the bandwidth to the host.
         host_copy_latency_ns: What one such copy takes beside its bytes.
         gpus_per_host_link: How many GPUs share one link to the host.
+        eager_operation_ns: What an operation that an eager framework dispatches takes its host.
+        kernel_launch_ns: The same of a kernel that is launched without such a framework's dispatch.
+        graph_launch_ns: Of a captured graph. graph_node_ns: Of each kernel in it.
+        seq_overhead_ns: What scheduling and sampling take the host for each sequence of a step.
         curves: Of kernels by size, where they were measured.
         figures: All of these as written, with their sources.
         step_spread: How far measured whole steps lie from predicted ones, where figures were fitted to steps.
@@ -69,6 +73,11 @@ class Gpu:
     host_efficiency_fraction: float = 0.78
     host_copy_latency_ns: int = 4_000
     gpus_per_host_link: int = 1
+    eager_operation_ns: float = 20_000
+    kernel_launch_ns: float = 5_000
+    graph_launch_ns: float = 2_500
+    graph_node_ns: float = 1
+    seq_overhead_ns: float = 5_000
     curves: FittedCurves = field(default_factory=FittedCurves)
     figures: tuple[Figure, ...] = ()
     step_spread: Spread | None = None

@@ -15,113 +15,62 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from enum import Enum
 
 import numpy as np
-from numpy.typing import NDArray
 
-from sim.core.step import StepPlan
 from sim.cost.curves import AttentionShape
+from sim.cost.kernel import (
+    ACTIVATION_BYTES,
+    Batch,
+    Fusion,
+    Kernel,
+    KernelKind,
+    Sizes,
+    passes,
+    unfused_norm,
+    unfused_rotary,
+)
 from sim.cost.model import BYTES_PER_WEIGHT, ModelShape
 
-Sizes = float | NDArray[np.float64]
-_ACTIVATION_BYTES = 2
-
-
-class Fusion(Enum):
-    """How much of a step is one kernel."""
-
-    NONE = "none"
-    FUSED = "fused"
-    GRAPH = "graph"
-
-
-class KernelKind(Enum):
-    """Which curve gives its time."""
-
-    PRODUCT = "product"
-    DECODE_ATTENTION = "decode attention"
-    PROMPT_ATTENTION = "prompt attention"
-    ELEMENTWISE = "elementwise"
-    ALL_REDUCE = "all-reduce"
-
-
-@dataclass(frozen=True, slots=True)
-class Batch:
-    """What the cost of a step depends on.
-
-    Attributes:
-        decode_context_tokens: What decoding sequences attend to, together, themselves included.
-        chunks: Of each: tokens computed now, tokens computed before, tokens sampled.
-    """
-
-    num_decode_seqs: int
-    decode_context_tokens: int
-    chunks: tuple[tuple[int, int, int], ...] = ()
-
-    @classmethod
-    def of(cls, plan: StepPlan) -> Batch:
-        """The first step of a plan; drafts to verify are sampled one and all."""
-        chunks = tuple(
-            (chunk.num_tokens, chunk.num_computed_tokens, chunk.yields_token * (1 + chunk.num_draft_tokens))
-            for chunk in plan.chunks
-        )
-        return cls(plan.num_decode_seqs, plan.decode_context_tokens, chunks)
-
-    @property
-    def num_tokens(self) -> int:
-        """Tokens computed."""
-        return self.num_decode_seqs + sum(chunk[0] for chunk in self.chunks)
-
-    @property
-    def num_sampled(self) -> int:
-        """Tokens that are sampled."""
-        return self.num_decode_seqs + sum(chunk[2] for chunk in self.chunks)
-
-
-@dataclass(frozen=True, slots=True)
-class Kernel:
-    """One kernel, or several alike.
-
-    Attributes:
-        num_launches: In one step, over all layers; `flops` and bytes are those of one launch.
-        depth: Inner dimension of a product. share: Part of a fused attention that it stands for.
-    """
-
-    name: str
-    kind: KernelKind
-    flops: Sizes
-    bytes_read: Sizes
-    bytes_written: Sizes
-    num_launches: int = 1
-    depth: int = 0
-    share: float = 1.0
-    quantised: bool = False
-
-    @property
-    def num_bytes(self) -> Sizes:
-        """Read and written by one launch."""
-        return self.bytes_read + self.bytes_written
+__all__ = ["Batch", "Fusion", "Kernel", "KernelKind", "KernelList", "Sizes", "expected_experts"]
 
 
 @dataclass(frozen=True, slots=True)
 class KernelList:
-    """The kernels of one model on one of `tensor_parallel_size` GPUs, at one level of fusion."""
+    """The kernels of one model on one of `tensor_parallel_size` GPUs, at one level of fusion.
+
+    Attributes:
+        pipeline_parallel_size: Stages that the layers are cut into; a step passes all of them.
+        packs_query_heads: Whether attention reads a KV head once for all of its query heads; kernels before
+            2024 read it once for each (vLLM's first paged attention has a thread block a query head).
+    """
 
     model: ModelShape
     fusion: Fusion = Fusion.GRAPH
     tensor_parallel_size: int = 1
+    pipeline_parallel_size: int = 1
+    packs_query_heads: bool = True
 
     @property
     def attention(self) -> AttentionShape:
-        """Of one layer, on one GPU."""
+        """Of one layer, on one GPU, as its kernel reads it."""
         model, size = self.model, self.tensor_parallel_size
         layers = model.num_hidden_layers
+        num_kv_heads = 1 if model.kv_lora_rank else max(1, model.num_key_value_heads // size)
+        reads = 1.0
+        if not self.packs_query_heads:
+            reads = model.num_attention_heads / size / num_kv_heads
         return AttentionShape(
-            num_kv_heads=1 if model.kv_lora_rank else max(1, model.num_key_value_heads // size),
-            kv_bytes_per_token=model.kv_bytes_per_token * model.kv_share(size) / layers,
+            num_kv_heads=num_kv_heads * reads,
+            kv_bytes_per_token=self.kv_bytes_per_token * reads,
             flops_per_pair=model.attention_flops_per_token_pair / layers / size,
         )
+
+    @property
+    def kv_bytes_per_token(self) -> float:
+        """What one layer keeps of a token on one GPU."""
+        model = self.model
+        return model.kv_bytes_per_token * model.kv_share(self.tensor_parallel_size) / model.num_hidden_layers
 
     def of(self, batch: Batch) -> list[Kernel]:
         """All kernels of one step: layers without attention, attention, sampling."""
@@ -135,7 +84,7 @@ class KernelList:
     def per_token(self, num_tokens: Sizes) -> list[Kernel]:
         """What depends on nothing but the number of tokens: embedding and layers without attention."""
         layers = self.model.num_hidden_layers
-        row = num_tokens * self.model.hidden_size * _ACTIVATION_BYTES
+        row = num_tokens * self.model.hidden_size * ACTIVATION_BYTES
         embedding = Kernel("embedding", KernelKind.ELEMENTWISE, 0, row, row)
         in_layers = [*self._norm("attention", row), *self._projections(num_tokens)]
         in_layers += [*self._output(num_tokens, row), *self._norm("mlp", row)]
@@ -143,15 +92,24 @@ class KernelList:
             embedding,
             *(replace(kernel, num_launches=layers) for kernel in in_layers),
             *self._mlps(num_tokens, row),
+            *self._sends(row),
         ]
+
+    def _sends(self, row: Sizes) -> Iterator[Kernel]:
+        """Hidden states and residual go from each stage to the next; each GPU sends its share."""
+        if self.pipeline_parallel_size > 1:
+            sent = 2 * row / self.tensor_parallel_size
+            yield Kernel(
+                "send to next stage", KernelKind.SEND, 0, sent, sent, self.pipeline_parallel_size - 1
+            )
 
     def sampling(self, num_sampled: Sizes) -> list[Kernel]:
         """Final norm, output projection and the choice of tokens; nothing where none are sampled."""
         if np.ndim(num_sampled) == 0 and not num_sampled:
             return []
         model, size = self.model, self.tensor_parallel_size
-        row = num_sampled * model.hidden_size * _ACTIVATION_BYTES
-        logits = num_sampled * model.vocab_size * _ACTIVATION_BYTES
+        row = num_sampled * model.hidden_size * ACTIVATION_BYTES
+        logits = num_sampled * model.vocab_size * ACTIVATION_BYTES
         kernels = self._norm("final", row)
         head = self._product("output projection", num_sampled, model.vocab_size / size, model.hidden_size)
         kernels.append(replace(head, bytes_read=row + model.num_head_parameters * BYTES_PER_WEIGHT / size))
@@ -159,14 +117,14 @@ class KernelList:
         if size > 1:
             kernels.append(Kernel("gather logits", KernelKind.ALL_REDUCE, 0, logits / size, logits / size))
         if self.fusion is Fusion.NONE:
-            return [*kernels, *_passes(("temperature", "softmax", "cumulative sum", "choose"), logits)]
+            return [*kernels, *passes(("temperature", "softmax", "cumulative sum", "choose"), logits)]
         return [*kernels, Kernel("sample", KernelKind.ELEMENTWISE, 0, logits, num_sampled * 4)]
 
     def decode_attention(self, num_seqs: int, context_tokens: int) -> list[Kernel]:
         """Attention of one new token a sequence, over all layers."""
         if not num_seqs:
             return []
-        query = num_seqs * self.model.attention_size / self.tensor_parallel_size * _ACTIVATION_BYTES
+        query = num_seqs * self.model.attention_size / self.tensor_parallel_size * ACTIVATION_BYTES
         kv_bytes = context_tokens * self.attention.kv_bytes_per_token
         return self._attention(KernelKind.DECODE_ATTENTION, context_tokens, kv_bytes, query)
 
@@ -179,7 +137,7 @@ class KernelList:
         if self.fusion is Fusion.NONE:  # masked pairs are computed as well
             pairs = sum(new * (computed + new) for new, computed, _ in chunks)
         kv_bytes = sum(new + computed for new, computed, _ in chunks) * self.attention.kv_bytes_per_token
-        query = tokens * self.model.attention_size / self.tensor_parallel_size * _ACTIVATION_BYTES
+        query = tokens * self.model.attention_size / self.tensor_parallel_size * ACTIVATION_BYTES
         return self._attention(KernelKind.PROMPT_ATTENTION, pairs, kv_bytes, query)
 
     def _attention(self, kind: KernelKind, pairs: float, kv_bytes: Sizes, query: Sizes) -> list[Kernel]:
@@ -187,7 +145,7 @@ class KernelList:
         if self.fusion is not Fusion.NONE:
             return [Kernel(kind.value, kind, flops, query + kv_bytes, query, layers)]
         heads = self.model.num_attention_heads / self.tensor_parallel_size
-        scores = pairs * heads * _ACTIVATION_BYTES
+        scores = pairs * heads * ACTIVATION_BYTES
         name = kind.value
         return [
             Kernel(f"{name}: scores", kind, flops / 2, query + kv_bytes / 2, scores, layers, share=0.5),
@@ -200,9 +158,7 @@ class KernelList:
 
     def _norm(self, name: str, row: Sizes) -> list[Kernel]:
         if self.fusion is Fusion.NONE:
-            add = Kernel(f"{name}: add residual", KernelKind.ELEMENTWISE, 0, 2 * row, row)
-            return [add, *_passes((f"{name} norm: square", f"{name} norm: mean", f"{name} norm: scale",
-                                   f"{name} norm: weight"), row)]  # fmt: skip
+            return unfused_norm(name, row, self.model.hidden_size)
         return [Kernel(f"{name}: add + norm", KernelKind.ELEMENTWISE, 0, 2 * row, 2 * row)]
 
     def _projections(self, num_tokens: Sizes) -> Iterator[Kernel]:
@@ -211,9 +167,9 @@ class KernelList:
             return
         model, size = self.model, self.tensor_parallel_size
         query, kv = model.attention_size / size, model.kv_size * model.kv_share(size)
-        written = num_tokens * self.attention.kv_bytes_per_token
-        queries = num_tokens * query * _ACTIVATION_BYTES
-        keys_values = 2 * num_tokens * kv * _ACTIVATION_BYTES
+        written = num_tokens * self.kv_bytes_per_token
+        queries = num_tokens * query * ACTIVATION_BYTES
+        keys_values = 2 * num_tokens * kv * ACTIVATION_BYTES
         if self.fusion is not Fusion.NONE:
             yield self._product("qkv projection", num_tokens, query + 2 * kv, model.hidden_size)
             yield Kernel(
@@ -223,9 +179,8 @@ class KernelList:
         for name, width in (("query", query), ("key", kv), ("value", kv)):
             yield self._product(f"{name} projection", num_tokens, width, model.hidden_size)
         if not model.learned_positions:
-            parts = ("negate", "join", "cosine", "sine", "add")
-            yield from _passes([f"rotary query: {part}" for part in parts], queries)
-            yield from _passes([f"rotary key: {part}" for part in parts], keys_values / 2)
+            yield from unfused_rotary("query", queries)
+            yield from unfused_rotary("key", keys_values / 2)
         for name in ("key", "value"):
             yield Kernel(f"cache write: {name}", KernelKind.ELEMENTWISE, 0, keys_values / 2, written / 2)
 
@@ -238,9 +193,9 @@ class KernelList:
         yield self._product("latent projection", num_tokens, into, model.hidden_size)
         yield self._product("query projection", num_tokens, width, squeezed)
         yield self._product("absorb keys", num_tokens, heads * model.kv_lora_rank, model.qk_nope_head_dim)
-        moved = num_tokens * (into + width) * _ACTIVATION_BYTES
+        moved = num_tokens * (into + width) * ACTIVATION_BYTES
         names = ("norm", "rotary", "cache write") if self.fusion is Fusion.NONE else ("rotary + cache write",)
-        yield from _passes(names, moved)
+        yield from passes(names, moved)
         yield self._product("absorb values", num_tokens, heads * model.v_head_dim, model.kv_lora_rank)
 
     def _output(self, num_tokens: Sizes, row: Sizes) -> Iterator[Kernel]:
@@ -263,7 +218,7 @@ class KernelList:
 
     def _mlp(self, name: str, num_tokens: Sizes, full_width: int) -> Iterator[Kernel]:
         model, width = self.model, full_width / self.tensor_parallel_size
-        inner, gates = num_tokens * width * _ACTIVATION_BYTES, 2 if model.gated_mlp else 1
+        inner, gates = num_tokens * width * ACTIVATION_BYTES, 2 if model.gated_mlp else 1
         if self.fusion is Fusion.NONE and model.gated_mlp:
             yield self._product(f"{name} gate", num_tokens, width, model.hidden_size)
             yield self._product(f"{name} up", num_tokens, width, model.hidden_size)
@@ -285,7 +240,7 @@ class KernelList:
         touched = expected_experts(num_tokens, count, visits)
         visiting = num_tokens * visits
         gates = 2 if model.gated_mlp else 1
-        inner = visiting * width * _ACTIVATION_BYTES
+        inner = visiting * width * ACTIVATION_BYTES
         up = self._product("experts up", visiting, gates * width, model.hidden_size, copies=touched)
         down = self._product("experts down", visiting, model.hidden_size, width, copies=touched)
         yield from (up, Kernel("experts activation", KernelKind.ELEMENTWISE, 0, gates * inner, inner), down)
@@ -300,8 +255,8 @@ class KernelList:
     def _product(self, name: str, m: Sizes, n: float, k: float, *, copies: Sizes = 1) -> Kernel:
         """[m, k] x [k, n]; `copies` matrices of weights, each for a part of the rows."""
         weights = copies * n * k * self.model.bytes_per_weight
-        read = weights + m * k * _ACTIVATION_BYTES
-        written = m * n * _ACTIVATION_BYTES
+        read = weights + m * k * ACTIVATION_BYTES
+        written = m * n * ACTIVATION_BYTES
         return Kernel(name, KernelKind.PRODUCT, 2 * m * n * k, read, written, depth=int(k), quantised=True)
 
 
@@ -309,8 +264,3 @@ def expected_experts(num_tokens: Sizes, num_experts: int, num_experts_per_tok: i
     """Distinct experts that tokens visit together, if each chooses independently and evenly."""
     untouched: Sizes = (1 - num_experts_per_tok / num_experts) ** num_tokens
     return num_experts * (1 - untouched)
-
-
-def _passes(names: tuple[str, ...] | list[str], num_bytes: Sizes) -> list[Kernel]:
-    """A kernel each that reads so much and writes as much."""
-    return [Kernel(name, KernelKind.ELEMENTWISE, 0, num_bytes, num_bytes) for name in names]
