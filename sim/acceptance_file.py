@@ -42,17 +42,15 @@ def read_recorded(path: Path) -> Recorded:
     return Recorded(counts)
 
 
-def write_recorded(
-    path: Path, counts: Mapping[tuple[int, int], tuple[int, ...]], num_speculative_tokens: int
-) -> None:
-    """Write accepted counts, by (request, sample), as `read_recorded` reads them."""
+def dump_recorded(counts: Mapping[tuple[int, int], tuple[int, ...]], num_speculative_tokens: int) -> str:
+    """Accepted counts, by (request, sample), as the text that `read_recorded` reads."""
     accepted: dict[str, list[list[int]]] = {}
     for (request, sample), runs in sorted(counts.items()):
         samples = accepted.setdefault(str(request), [])
         samples += [[] for _ in range(sample + 1 - len(samples))]
         samples[sample] = list(runs)
     data = {"num_speculative_tokens": num_speculative_tokens, "accepted": accepted}
-    path.write_text(json.dumps(data) + "\n", encoding="utf-8")
+    return json.dumps(data) + "\n"
 
 
 def check_recorded(recorded: Recorded, path: Path, workload: Workload, num_speculative_tokens: int) -> None:

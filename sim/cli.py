@@ -8,6 +8,7 @@ Results go to standard output, everything else to standard error. Exit codes: 0 
 from __future__ import annotations
 
 import sys
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -130,6 +131,65 @@ def simulate(
         simulate_with_baseline(request, baseline)
     else:
         simulate_one(request, as_json=json_)
+
+
+class _Device(StrEnum):
+    AUTO = "auto"
+    CPU = "cpu"
+    CUDA = "cuda"
+    INTERPRET = "interpret"
+
+
+class _Clock(StrEnum):
+    MEASURED = "measured"
+    WALL = "wall"
+
+
+@app.command()
+def replay(
+    config: Annotated[Path, typer.Argument(metavar="CONFIG", help="The experiment's YAML file.")],
+    device: Annotated[_Device, typer.Option(help="Where; auto: a CUDA card if there is one.")] = _Device.AUTO,
+    clock: Annotated[
+        _Clock,
+        typer.Option(help="measured: time is what the steps took; wall: requests arrive in real time."),
+    ] = _Clock.MEASURED,
+    set_: Overrides = None,
+    dtype: Annotated[
+        str | None, typer.Option(help="float32, float16 or bfloat16. Default: what suits the device.")
+    ] = None,
+    model_folder: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Weights of the model, in the Hugging Face layout.")
+    ] = None,
+    draft_folder: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Weights of the draft model, likewise.")
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Run folder to make. Default: results/<name>/<time>-<hash>."),
+    ] = None,
+    json_: Annotated[
+        bool, typer.Option("--json", help="Print summary.json, one JSON document, instead of a table.")
+    ] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar.")] = False,
+    no_plots: Annotated[bool, typer.Option("--no-plots", help="Draw no pictures.")] = False,
+) -> None:
+    """Serve an experiment's workload on a real engine, and write the run folder."""
+    from sim.cli_replay import Replay, replay_one
+
+    request = Replay(
+        config,
+        tuple(set_ or ()),
+        out,
+        device.value,
+        clock.value,
+        dtype,
+        model_folder,
+        draft_folder,
+        shows_progress=not quiet and sys.stderr.isatty(),
+        with_plots=not no_plots,
+    )
+    if not replay_one(request, as_json=json_):
+        raise typer.Exit(THE_ANSWER_IS_NO)
 
 
 @app.command()

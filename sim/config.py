@@ -97,6 +97,7 @@ def _compose(file: ExperimentFile, document: Document, path: Path) -> Experiment
         beams=beam_law(file),
         speculation=speculation_of(fit),
         step_times=_step_times(file),
+        sampling=file.sampling.value(),
         fusion=Fusion(file.engine.fusion) if file.engine.fusion else None,
         pipeline_parallel_size=fit.pipeline_parallel_size,
     )

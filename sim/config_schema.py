@@ -14,6 +14,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, Wit
 from sim.cluster import ClusterConfig
 from sim.config_catalog import WeightType, is_path, load_gpu, load_model
 from sim.config_paths import expand_path, folder_of
+from sim.config_sampling import SamplingSection
 from sim.config_speculation import SpeculationSection, StepTimeSection
 from sim.config_types import WHOLE, Count, CountOrZero, Duration, Memory, Pause, Section, Share
 from sim.config_workload import WorkloadSection
@@ -342,6 +343,9 @@ class ExperimentFile(Section):
     )
     step_time: StepTimeSection | None = Field(
         default=None, description="Step times that are known, instead of the cost model's."
+    )
+    sampling: SamplingSection = Field(
+        default=SamplingSection(), description="How a real engine chooses tokens."
     )
     workload: WorkloadSection = Field(description="The requests.")
     slo: SloSection = Field(default=SloSection(), description="Latency goals.")

@@ -22,8 +22,11 @@ from sim.cost.kernels import Fusion
 from sim.cost.model import ModelShape
 from sim.links import HostTraffic
 from sim.metrics import Slo
+from sim.sampling import SamplingSettings
 from sim.speculation import Speculation
 from workloads.generate import WorkloadConfig
+
+_AS_VLLM = SamplingSettings()
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +53,7 @@ class Experiment:
         beams: How often beams change parents, where requests search.
         speculation: What is drafted and kept; None: nothing.
         step_times: Known step times; None: those of the cost model.
+        sampling: How a real engine chooses tokens.
         fusion: How much of a step is one kernel; None: step times are those of `RooflineCost`.
     """
 
@@ -71,6 +75,7 @@ class Experiment:
     speculation: Speculation | None = None
     step_times: StepTimes | None = None
     fusion: Fusion | None = None
+    sampling: SamplingSettings = _AS_VLLM
     pipeline_parallel_size: int = 1
 
     @property

@@ -1,12 +1,14 @@
-"""One experiment from start to finish: simulate, sum up, write the run folder."""
+"""One experiment from start to finish: simulate it (or replay it), sum up, write the run folder."""
 
 from __future__ import annotations
 
 import os
 import sys
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from sim.bench_file import traffic_of
 from sim.cluster import Progress
@@ -16,10 +18,35 @@ from sim.errors import ConfigError, Problem
 from sim.experiment import Experiment
 from sim.metrics import Identity, summarize
 from sim.results import Run, unique_run_name, write_run
+from sim.run_record import RunRecord
 from sim.simulation import simulate
 from workloads.generate import build
 from workloads.servegen import ServeGenWorkload
+from workloads.spec import Workload
 from workloads.synthetic import SyntheticWorkload
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """What came of serving a workload, however it was done."""
+
+    record: RunRecord
+    attachments: Mapping[str, bytes] = field(default_factory=dict)
+    """Further files of the run folder, by name."""
+    environment: Mapping[str, Any] = field(default_factory=dict)
+    """Further facts of `environment.json`."""
+    is_predicted: bool = True
+    """Whether times are predictions, whose grounds belong into the summary."""
+    notes: tuple[str, ...] = ()
+    """What whoever served it wants known."""
+
+
+Serve = Callable[[Experiment, Workload, Progress | None], Served]
+
+
+def simulated(experiment: Experiment, workload: Workload, on_progress: Progress | None) -> Served:
+    """Serve a workload by simulation."""
+    return Served(simulate(experiment, workload=workload, on_progress=on_progress))
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,8 +66,9 @@ def record_experiment(
     with_plots: bool = True,
     with_confidence: bool = False,
     on_progress: Progress | None = None,
+    serve: Serve = simulated,
 ) -> Recorded:
-    """Simulate an experiment and write its run folder.
+    """Serve an experiment's workload and write the run folder.
 
     Args:
         experiment: What to simulate.
@@ -48,9 +76,10 @@ def record_experiment(
         with_plots: Whether to draw pictures.
         with_confidence: Whether to simulate twice more, for what the spread of the step times does.
         on_progress: Called now and then with simulated nanoseconds, requests ended, requests in all.
+        serve: How: by simulation, or on a real engine.
 
     Raises:
-        ConfigError: The folder exists or cannot be written; found before the simulation starts.
+        ConfigError: The folder exists or cannot be written; found before anything starts.
         WorkloadError: The workload cannot be read or made.
     """
     started = datetime.now(UTC)
@@ -59,15 +88,21 @@ def record_experiment(
         folder = experiment.results_dir / experiment.name / unique_run_name(config, started)
     _refuse_unwritable(folder)
     workload = build(experiment.workload, seed=experiment.seed)
-    record = simulate(experiment, workload=workload, on_progress=on_progress)
+    served = serve(experiment, workload, on_progress)
+    record = served.record
     identity = Identity(experiment.name, str(config["model"]), experiment.seed)
     facts = Facts(experiment.seed, sys.argv, inputs_of(experiment), started, record.cpu_s)
-    summary, basis = summarize(record, experiment.slo, identity), basis_of(experiment)
-    if with_confidence:
-        basis = with_band(basis, experiment, workload, summary.values)
-    run = Run(config, record, replace(summary, basis=basis), collect_environment(facts))
-    write_run(folder, run, traffic_of(experiment.workload, record), with_plots=with_plots)
-    return Recorded(run, folder, (*experiment.warnings, *workload.notes))
+    summary = summarize(record, experiment.slo, identity)
+    if served.is_predicted:
+        basis = basis_of(experiment)
+        if with_confidence:
+            basis = with_band(basis, experiment, workload, summary.values)
+        summary = replace(summary, basis=basis)
+    environment = collect_environment(facts) | dict(served.environment)
+    run = Run(config, record, summary, environment)
+    traffic = traffic_of(experiment.workload, record)
+    write_run(folder, run, traffic, with_plots=with_plots, attachments=served.attachments)
+    return Recorded(run, folder, (*experiment.warnings, *workload.notes, *served.notes))
 
 
 def _refuse_unwritable(folder: Path) -> None:

@@ -27,6 +27,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -60,8 +61,15 @@ def unique_run_name(config: Mapping[str, Any], now: datetime) -> str:
     return f"{now.astimezone(UTC):%Y%m%dT%H%M%SZ}-{digest[:8]}"
 
 
-def write_run(folder: Path, run: Run, traffic: Traffic, *, with_plots: bool = True) -> Path:
-    """Write a run as `folder` and return the folder.
+def write_run(
+    folder: Path,
+    run: Run,
+    traffic: Traffic,
+    *,
+    with_plots: bool = True,
+    attachments: Mapping[str, bytes] = MappingProxyType({}),
+) -> Path:
+    """Write a run, and further files by their names, as `folder`; returns the folder.
 
     Raises:
         ConfigError: The folder exists, or cannot be written.
@@ -72,6 +80,8 @@ def write_run(folder: Path, run: Run, traffic: Traffic, *, with_plots: bool = Tr
     try:
         partial.mkdir(parents=True)
         _write_files(partial, run, traffic)
+        for name, content in attachments.items():
+            (partial / name).write_bytes(content)
         if with_plots:
             _draw(partial / "plots", run)
         _flush(partial)

@@ -82,14 +82,16 @@ def _model_cost(
     *,
     tensor_parallel_size: int,
 ) -> CostModel:
-    """By kernels where the experiment asks for it, or where the model has more than dense layers."""
+    """By kernels where the experiment asks for it, or where the model has more than dense layers, or stages."""
     fusion, block_size = experiment.fusion, experiment.paged_block_size
-    if fusion is None and not (model.num_experts or model.kv_lora_rank):
+    stages = experiment.pipeline_parallel_size
+    if fusion is None and stages == 1 and not (model.num_experts or model.kv_lora_rank):
         return RooflineCost(model, gpu, tensor_parallel_size=tensor_parallel_size, block_size=block_size)
     return KernelCost(
         model,
         gpu,
         tensor_parallel_size=tensor_parallel_size,
+        pipeline_parallel_size=stages,
         block_size=block_size,
         fusion=fusion or Fusion.GRAPH,
         overlaps_host=experiment.engine.scheduler.async_scheduling,
@@ -131,7 +133,7 @@ def run(
         SimulationError: Requests stand still, blocks are held at the end, or a step takes no time.
     """
     cluster = Cluster(workload, engine, _as_body(body), config or ClusterConfig(), on_progress)
-    with _no_garbage_collection():
+    with no_garbage_collection():
         started_s = time.process_time()
         cluster.run()
         cpu_s = time.process_time() - started_s
@@ -144,7 +146,7 @@ def _as_body(body: CostModel | Body) -> Body:
 
 
 @contextmanager
-def _no_garbage_collection() -> Iterator[None]:
+def no_garbage_collection() -> Iterator[None]:
     """The hot path makes no reference cycles; looking for them would take a fifth of the time."""
     was_enabled = gc.isenabled()
     gc.disable()

@@ -19,7 +19,7 @@ from sim.acceptance import (
     Runs,
     make_acceptance,
 )
-from sim.acceptance_file import read_recorded, write_recorded
+from sim.acceptance_file import dump_recorded, read_recorded
 from sim.core.request import Request, Sequence
 from sim.errors import ConfigError
 from sim.speculation_theory import expected_tokens
@@ -124,7 +124,7 @@ def test_other_requests_do_not_matter(law: AcceptanceLaw) -> None:
 
 def test_a_recording_is_replayed_and_must_be_long_enough(tmp_path: Path) -> None:
     path = tmp_path / "accepted.json"
-    write_recorded(path, {(0, 0): (2, 0, 1), (3, 1): (1,)}, 4)
+    path.write_text(dump_recorded({(0, 0): (2, 0, 1), (3, 1): (1,)}, 4))
     recorded = read_recorded(path)
     assert recorded == Recorded({(0, 0): (2, 0, 1), (3, 0): (), (3, 1): (1,)})
     model, seq = make_acceptance(recorded, 0), sequence(0, 40)

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sim.acceptance import AcceptanceLaw, Constant, PerPosition, PerRequest, Runs
-from sim.acceptance_file import write_recorded
+from sim.acceptance_file import dump_recorded
 from sim.cluster import Physics
 from sim.config import load_experiment
 from sim.config_catalog import load_model
@@ -204,7 +204,7 @@ workload:
 
 def test_a_recording_is_replayed_to_the_letter(tmp_path: Path) -> None:
     (tmp_path / "recorded.yaml").write_text(RECORDED)
-    write_recorded(tmp_path / "accepted.json", {(0, 0): (4, 0, 2, 0), (1, 0): (3, 4)}, 4)
+    (tmp_path / "accepted.json").write_text(dump_recorded({(0, 0): (4, 0, 2, 0), (1, 0): (3, 4)}, 4))
     record = simulate(load_experiment(tmp_path / "recorded.yaml"))
     assert record.requests["output_tokens"].tolist() == [10, 10]
     counters = record.counters
@@ -223,7 +223,7 @@ def test_a_recording_that_is_too_short_is_told_before_the_run(
     tmp_path: Path, counts: dict[tuple[int, int], tuple[int, ...]], says: str
 ) -> None:
     (tmp_path / "recorded.yaml").write_text(RECORDED)
-    write_recorded(tmp_path / "accepted.json", counts, 4)
+    (tmp_path / "accepted.json").write_text(dump_recorded(counts, 4))
     told = refused("simulate", str(tmp_path / "recorded.yaml"), "--out", str(tmp_path / "run"))
     assert f"{tmp_path / 'accepted.json'}: {says}" in told
     assert not (tmp_path / "run").exists()

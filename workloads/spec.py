@@ -7,7 +7,7 @@ nanoseconds from the start of the run. Text is never seen; equal leading `hash_i
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -95,6 +95,20 @@ class Workload:
 
     def __len__(self) -> int:
         return len(self.arrival_ns)
+
+    def first(self, count: int) -> Workload:
+        """Its first requests alone, without turns that wait for others."""
+        count = min(count, len(self))
+        return replace(
+            self,
+            arrival_ns=np.maximum.accumulate(self.arrival_ns[:count].clip(min=0)),
+            prompt_tokens=self.prompt_tokens[:count],
+            output_tokens=self.output_tokens[:count],
+            priority=None if self.priority is None else self.priority[:count],
+            hash_ids=None if self.hash_ids is None else self.hash_ids[:count],
+            sessions=None if self.sessions is None else self.sessions[:count],
+            waits_for={},
+        )
 
     @property
     def total_prompt_tokens(self) -> int:

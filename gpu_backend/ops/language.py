@@ -17,7 +17,7 @@ except ImportError:  # the twins need no Triton
     triton = None
     tl = None
 
-__all__ = ["KernelUnavailableError", "kernel", "next_power_of_2", "require_triton", "tl"]
+__all__ = ["KernelUnavailableError", "has_triton", "kernel", "next_power_of_2", "require_triton", "tl"]
 
 
 class KernelUnavailableError(RuntimeError):
@@ -27,6 +27,11 @@ class KernelUnavailableError(RuntimeError):
 def kernel(function: Callable[..., Any]) -> Any:
     """Marks a Triton kernel; `kernel[grid](...)` launches it where Triton is installed."""
     return function if triton is None else triton.jit(function)
+
+
+def has_triton() -> bool:
+    """Whether kernels can be launched."""
+    return triton is not None
 
 
 def require_triton() -> None:

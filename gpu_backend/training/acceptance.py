@@ -14,8 +14,9 @@ from torch import Tensor
 
 from gpu_backend.fixed_blocks import FixedBlocks
 from gpu_backend.llama import LlamaModel
-from gpu_backend.sampling import RowSettings, SamplingSettings, draw_uniforms
+from gpu_backend.sampling import RowSettings, draw_uniforms
 from gpu_backend.speculative import emitted, propose, verify
+from sim.sampling import SamplingSettings
 
 
 @dataclass(frozen=True, slots=True)

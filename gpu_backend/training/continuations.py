@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from gpu_backend.fixed_blocks import FixedBlocks
 from gpu_backend.llama import LlamaModel
-from gpu_backend.sampling import RowSettings, SamplingSettings, draw_uniforms, sample
+from gpu_backend.sampling import RowSettings, draw_uniforms, sample
+from sim.sampling import SamplingSettings
 
 NUM_LINES = 192
 LINES_AT_ONCE = 64

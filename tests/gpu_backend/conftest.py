@@ -7,6 +7,13 @@ import os
 # Triton 3.9 warns of a coming change of this default where it is not set; 3.7 knows no such variable.
 os.environ.setdefault("TRITON_DEFAULT_FP_FUSION", "1")
 
+try:
+    import torch
+except ImportError:
+    pass  # the tests say for themselves that they need it
+else:
+    torch.set_num_threads(1)  # the tests run side by side: threads of one would wait for those of the other
+
 if os.environ.get("TRITON_INTERPRET") == "1":
     from tests.gpu_backend.interpreter_repair import install
 

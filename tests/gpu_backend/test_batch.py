@@ -10,7 +10,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gpu_backend.batch import StepBatch, block_table_matrix, build_batch
+from gpu_backend.batch import StepBatch, build_batch
+from gpu_backend.block_tables import BlockTables
 from sim.core.request import Request, Sequence
 from sim.core.step import ScheduledSequence, ScheduleKind, StepPlan
 
@@ -28,7 +29,13 @@ def _row(
 
 def _batch(*rows: ScheduledSequence) -> StepBatch:
     plan = StepPlan(0, 1, 0, 0, (), (), len(rows), rows, 0)
-    return build_batch(plan, _tokens_of, BLOCK_SIZE, CPU)
+    return build_batch(plan, _tokens_of, _tables(plan), BLOCK_SIZE, CPU)
+
+
+def _tables(plan: StepPlan) -> BlockTables:
+    tables = BlockTables(2, 1)
+    tables.update(plan)
+    return tables
 
 
 def _tokens_of(row: ScheduledSequence) -> list[int]:
@@ -51,7 +58,7 @@ def test_decodes_stand_before_chunks_and_drafts_to_verify() -> None:
     assert tensors.slot_mapping.tolist() == [38, 32, 28, 29, 30, 31, 8, 13, 14, 15]
     assert tensors.query_starts.tolist() == [0, 1, 2, 7, 10]
     assert tensors.context_lens.tolist() == [7, 1, 5, 4]
-    assert tensors.block_tables.tolist() == [[5, 9], [8, 0], [7, 2], [3, 0]]
+    assert [table[:2] for table in tensors.block_tables.tolist()] == [[5, 9], [8, 0], [7, 2], [3, 0]]
     assert tensors.logits_rows.tolist() == [0, 1, 7, 8, 9]
     assert batch.logits_starts.tolist() == [0, 1, 2, 2, 5]
 
@@ -69,20 +76,16 @@ def test_an_empty_plan_is_an_empty_batch() -> None:
     assert batch.tensors.query_starts.tolist() == [0]
 
 
-def test_tables_of_different_lengths_are_padded_with_zeros() -> None:
-    assert block_table_matrix([[3, 4], [], [5]]).tolist() == [[3, 4], [0, 0], [5, 0]]
-
-
 def test_plans_whose_sequences_have_no_rows_are_refused() -> None:
     plan = StepPlan(0, 1, 2, 9, (), (), 2, (), num_steady_seqs=2)
     with pytest.raises(AssertionError, match=r"PlanDetail\.SEQUENCES"):
-        build_batch(plan, _tokens_of, BLOCK_SIZE, CPU)
+        build_batch(plan, _tokens_of, BlockTables(1, 1), BLOCK_SIZE, CPU)
 
 
 def test_rows_given_other_numbers_of_tokens_are_refused() -> None:
     plan = StepPlan(0, 1, 0, 0, (), (), 1, (_row(1, [1], computed=0, tokens=2),), 0)
     with pytest.raises(AssertionError, match="another number of tokens"):
-        build_batch(plan, lambda _: [1], BLOCK_SIZE, CPU)
+        build_batch(plan, lambda _: [1], _tables(plan), BLOCK_SIZE, CPU)
 
 
 @given(

@@ -10,8 +10,9 @@ import torch
 from scipy import stats
 
 from gpu_backend.ops.implementation import Implementation
-from gpu_backend.sampling import RowSettings, SamplingSettings, draw_uniforms, excluded, sample
+from gpu_backend.sampling import RowSettings, draw_uniforms, excluded, sample
 from gpu_backend.speculative import sampling_probs
+from sim.sampling import SamplingSettings
 
 CPU = torch.device("cpu")
 LOGITS = torch.log(torch.tensor([0.1, 0.4, 0.2, 0.25, 0.05]))

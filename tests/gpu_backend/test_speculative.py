@@ -13,8 +13,9 @@ from scipy import stats
 from torch import Tensor
 
 from gpu_backend.ops.rejection_sample import Verdict
-from gpu_backend.sampling import RowSettings, SamplingSettings, draw_uniforms
+from gpu_backend.sampling import RowSettings, draw_uniforms
 from gpu_backend.speculative import Proposal, emitted, propose, sampling_probs, verify
+from sim.sampling import SamplingSettings
 
 CPU = torch.device("cpu")
 VOCAB = 5

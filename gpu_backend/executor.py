@@ -1,0 +1,136 @@
+"""`TorchExecutor`: carries a plan out on tensors; implements `sim.core.step.Executor`. Read this second.
+
+    move blocks  ->  lay out the batch  ->  target forward  ->  choose tokens  ->  the draft model catches up
+    swap, copy       tokens, slots          [num_logits, V]     sample, verify     and proposes
+
+One object per replica. Owns the order of these, and how long each took. Refuses to decide: plans come from
+the core. Invariant: after `execute`, every text has as many tokens as the core will count.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+
+from gpu_backend.batch import build_batch
+from gpu_backend.block_tables import BlockTables
+from gpu_backend.choosing import Choices, Chooser
+from gpu_backend.drafting import Drafter
+from gpu_backend.kv_storage import KVStorage
+from gpu_backend.llama import LlamaModel
+from gpu_backend.stopwatch import Stopwatch
+from gpu_backend.texts import Name, Texts, name_of
+from sim.core.request import SeqId
+from sim.core.step import ScheduledSequence, StepPlan, StepResult
+from sim.speculation import DraftCounter, rows_going_on
+
+
+class StepParts(NamedTuple):
+    """Where the time of one step went, in nanoseconds."""
+
+    schedule_ns: int
+    """Deciding: settling the step before it and planning this one."""
+    move_ns: int
+    """Swap and copy-on-write."""
+    model_ns: int
+    """The target model, and choosing tokens."""
+    draft_ns: int
+    """The draft model."""
+
+    @property
+    def total_ns(self) -> int:
+        """All of it; a step takes time."""
+        return max(sum(self), 1)
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """The model that is served, and its keys and values."""
+
+    model: LlamaModel
+    storage: KVStorage
+
+
+class TorchExecutor:
+    """One replica's engine on tensors."""
+
+    def __init__(
+        self,
+        target: Target,
+        texts: Texts,
+        tables: BlockTables,
+        chooser: Chooser,
+        drafter: Drafter | None = None,
+        counter: DraftCounter | None = None,
+        *,
+        block_size: int,
+        take_schedule_ns: Callable[[], int] = lambda: 0,
+    ) -> None:
+        """Args: take_schedule_ns: Says how long was spent deciding since it was last asked."""
+        self.target = target
+        self.texts = texts
+        self.drafter = drafter
+        self.parts: list[StepParts] = []
+        """Of each step so far."""
+        self.accepted: dict[Name, list[int]] = {}
+        """Drafts kept in each round of each sequence."""
+        self._tables = tables
+        self._chooser = chooser
+        self._counter = counter
+        self._block_size = block_size
+        self._take_schedule_ns = take_schedule_ns
+        self._watch = Stopwatch(target.model.device)
+
+    @torch.inference_mode()
+    def execute(self, plan: StepPlan) -> StepResult:
+        """Do the one step of a plan, and say how long it took."""
+        assert plan.horizon == 1, "a device does one step at a time: plan with max_horizon 1"
+        watch, target = self._watch, self.target
+        watch.restart()
+        target.storage.apply(plan)
+        if self.drafter is not None:
+            self.drafter.storage.apply(plan)
+        move_ns = watch.lap_ns()
+        self._tables.update(plan)
+        batch = build_batch(plan, self._tokens_of, self._tables, self._block_size, target.model.device)
+        logits = target.model.forward(batch.tensors, target.storage.caches)  # [num_logits, vocab]
+        choices = self._chooser.choose(batch, logits, self.drafter)
+        model_ns = watch.lap_ns()
+        num_drafts = self._draft(plan, choices)
+        parts = StepParts(self._take_schedule_ns(), move_ns, model_ns, watch.lap_ns())
+        self.parts.append(parts)
+        return StepResult(
+            [parts.total_ns],
+            num_accepted=choices.num_accepted,
+            num_drafts=num_drafts,
+            draft_ns=parts.draft_ns if self.drafter is not None else 0,
+            beams=choices.beams,
+        )
+
+    def _tokens_of(self, row: ScheduledSequence) -> list[int]:
+        """The tokens a row computes; places that only wait for drafts are filled with the newest token."""
+        text = self.texts.of(name_of(row.seq))
+        begin, end = row.num_computed_tokens, row.num_computed_tokens + row.num_tokens
+        if not row.num_draft_tokens:
+            return text[begin:end]
+        drafts = self.drafter.drafts_of(row) if self.drafter is not None else None
+        tokens = drafts[0] if drafts is not None else [text[-1]] * row.num_draft_tokens
+        return text[begin:] + tokens
+
+    def _draft(self, plan: StepPlan, choices: Choices) -> dict[SeqId, int]:
+        """Let the draft model read the step and propose; how many drafts each sequence has now."""
+        if self.drafter is None or self._counter is None:
+            return {}
+        for row in plan.rows:
+            num_tested = choices.num_tested.get(row.seq.seq_id)
+            if num_tested is not None:
+                num_kept = choices.num_accepted[row.seq.seq_id]
+                self._counter.note(num_tested, num_kept)
+                self.accepted.setdefault(name_of(row.seq), []).append(num_kept)
+        rows = rows_going_on(plan, choices.num_accepted)
+        count = self._counter.count(rows)
+        self.drafter.read_and_propose(plan, self._tables, [row.seq for row in rows], count)
+        return {row.seq.seq_id: count for row in rows} if count else {}
