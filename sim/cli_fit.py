@@ -29,6 +29,7 @@ from sim.yaml_dump import dump_yaml
 _KEYS = {parameter: key for key, parameter in PARAMETERS.items()}
 _FIGURES = {
     "step_overhead_ns": "step_overhead",
+    "seq_overhead_ns": "seq_overhead",
     "compute_efficiency_fraction": "compute_efficiency",
     "bandwidth_efficiency_fraction": "bandwidth_efficiency",
 }
@@ -110,7 +111,7 @@ def _fit_calibration(path: Path, gpu: Gpu, steps_of: StepsOf) -> dict[str, Any]:
     figures: dict[str, Any] = {}
     for name in found.fitted:
         value = _rounded(getattr(found.gpu, name))
-        is_time = name == "step_overhead_ns"
+        is_time = name.endswith("_ns")
         figures[_FIGURES[name]] = {
             "value": _rounded(value / 1e3) if is_time else value,
             "unit": "us" if is_time else "fraction",

@@ -102,7 +102,7 @@ def _kernel_parts(gpu: Gpu, *, num_gpus: int) -> Iterator[Part]:
             yield _unknown(field.name, "fitted, but its file gives no spread")
         else:
             yield _known(field.name, curve.spread)
-    yield _unknown("host", "launches, scheduling, sampling: step_overhead and constants of the model")
+    yield _unknown("host", "launches, scheduling, sampling: figures of the hardware file, not fitted")
 
 
 def _known(name: str, spread: Spread) -> Part:

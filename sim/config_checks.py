@@ -327,6 +327,12 @@ class Fit:
                 f"engine.num_gpu_blocks_override {override} is above the {self.num_blocks_that_fit} blocks "
                 f"that fit beside {self.model.name} on {self.gpu.name}"
             )
+        stages = self.pipeline_parallel_size
+        if stages > 1:
+            yield (
+                f"parallelism.pipeline_parallel_size {stages}: one batch at a time passes all stages here; "
+                f"an engine that keeps a batch in each serves up to {stages} times as much"
+            )
         if self.model.computes_in_fp8 and self.gpu.fp8_flops_per_s is None:
             yield (
                 f"{self.gpu.name} has no 8-bit products: the fp8 weights of {self.model.name} save memory "

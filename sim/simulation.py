@@ -82,7 +82,7 @@ def _model_cost(
     *,
     tensor_parallel_size: int,
 ) -> CostModel:
-    """By kernels where the experiment asks for it, or where the model has more than dense layers, or stages."""
+    """By kernels where the experiment asks for it, or where there are stages or more than dense layers."""
     fusion, block_size = experiment.fusion, experiment.paged_block_size
     stages = experiment.pipeline_parallel_size
     if fusion is None and stages == 1 and not (model.num_experts or model.kv_lora_rank):

@@ -3,7 +3,8 @@
 A calibration has steps of one model at one level of fusion. Fitted are those figures of the file that
 `KernelCost` rests on and that kernel tables leave open:
 
-    step_overhead           always
+    step_overhead           } always
+    seq_overhead            }
     compute_efficiency      } where the GPU has no product curve of its own: they scale all curves that are
     bandwidth_efficiency    } taken over from an H100
 
@@ -34,15 +35,21 @@ from sim.cost.measured import Calibration
 from sim.cost.model import ModelShape
 from sim.cost.step_time import KernelCost
 
-LEAST_EFFECT = 0.005
+LEAST_EFFECT = 0.002
 _LINEAR_BEYOND = 0.1
 _LEAST_POINTS = 8
-_OVERHEAD, _COMPUTE, _BANDWIDTH = (
+_OVERHEAD, _SEQ_OVERHEAD, _COMPUTE, _BANDWIDTH = (
     "step_overhead_ns",
+    "seq_overhead_ns",
     "compute_efficiency_fraction",
     "bandwidth_efficiency_fraction",
 )
-_BOUNDS = {_OVERHEAD: (1_000.0, 1e9), _COMPUTE: (0.01, 1.0), _BANDWIDTH: (0.01, 1.0)}
+_BOUNDS = {
+    _OVERHEAD: (1_000.0, 1e9),
+    _SEQ_OVERHEAD: (10.0, 1e9),
+    _COMPUTE: (0.01, 1.0),
+    _BANDWIDTH: (0.01, 1.0),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +105,9 @@ def fit_steps(steps: MeasuredSteps, gpu: Gpu, table: str) -> StepFit:
     """
     if len(steps.plans) < _LEAST_POINTS:
         raise ValueError(f"{len(steps.plans)} steps that compute anything; a fit takes {_LEAST_POINTS}")
-    free = (_OVERHEAD,) if gpu.curves.gemm is not None else (_OVERHEAD, _COMPUTE, _BANDWIDTH)
+    free: tuple[str, ...] = (_OVERHEAD, _SEQ_OVERHEAD)
+    if gpu.curves.gemm is None:
+        free = (*free, _COMPUTE, _BANDWIDTH)
     fitted = _fit(steps, gpu, free)
     determined = tuple(name for name in free if _effect(steps, fitted, name) >= LEAST_EFFECT)
     if determined != free:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from rich.console import RenderableType
+from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
@@ -27,10 +28,14 @@ def basis_tables(basis: Basis) -> Iterator[RenderableType]:
     """Everything, with an empty line before each table."""
     yield from (Text(), _parts(basis.parts))
     if basis.band is not None:
-        yield from (Text(), _band(basis.band), Text(f"  {BAND}", style="dim"))
+        yield from (Text(), _band(basis.band), _remark(BAND))
     else:
-        yield Text(f"  {NOT_ASKED if basis.is_known else NOTHING_KNOWN}", style="dim")
+        yield _remark(NOT_ASKED if basis.is_known else NOTHING_KNOWN)
     yield from (Text(), _figures(basis.figures))
+
+
+def _remark(words: str) -> RenderableType:
+    return Padding(Text(words, style="dim"), (0, 0, 0, 2))
 
 
 def _table(*headings: str) -> Table:
@@ -43,7 +48,7 @@ def _table(*headings: str) -> Table:
 
 def _parts(parts: tuple[Part, ...]) -> Table:
     table = _table("Step times may be", "shorter", "longer")
-    table.add_column("", ratio=1, style="dim")
+    table.add_column("", ratio=1, style="dim", overflow="fold")
     for part in parts:
         shorter, longer = part.shorter_fraction, part.longer_fraction
         table.add_row(
@@ -70,11 +75,12 @@ def _band(band: Mapping[str, tuple[Number, Number, Number]]) -> Table:
 
 
 def _figures(figures: tuple[Figure, ...]) -> Table:
-    """By source, the surest first."""
+    """By source, the surest first; curves stand among the parts of a step, if it is made of them."""
     table = _table("What it rests on")
     table.add_column("", ratio=1, style="dim")
     for source in (Source.DATASHEET, Source.MEASURED, Source.PAPER, Source.ASSUMED):
-        found = [f"{figure.name} {figure.quantity}" for figure in figures if figure.source is source]
+        found = [f"{figure.name} {figure.quantity}" for figure in figures
+                 if figure.source is source and not figure.name.startswith("curves.")]  # fmt: skip
         if found:
             table.add_row(f"  {source.value}", ", ".join(found))
     return table

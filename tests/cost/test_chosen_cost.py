@@ -37,6 +37,17 @@ def test_models_with_experts_or_latents_are_always_counted_by_kernels(config: Pa
         assert isinstance(experiment_cost(experiment), KernelCost)
 
 
+def test_stages_are_counted_by_kernels_and_reach_the_cost(config: Path) -> None:
+    experiment = load_experiment(config, ["parallelism.pipeline_parallel_size=4"])
+    cost = experiment_cost(experiment)
+    assert isinstance(cost, KernelCost)
+    assert cost.kernels.pipeline_parallel_size == 4
+    whole = load_experiment(config, ["engine.fusion=graph"])
+    staged, single = simulate(experiment), simulate(whole)
+    assert staged.steps["end"].max() > single.steps["end"].max(), "activations are sent between stages"
+    assert staged.num_blocks > 4 * single.num_blocks
+
+
 def test_a_simulation_by_kernels_takes_longer_unfused(config: Path) -> None:
     runs = [simulate(load_experiment(config, [f"engine.fusion={fusion.value}"])) for fusion in Fusion]
     times = [run.steps["end"].max() for run in runs]

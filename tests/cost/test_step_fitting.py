@@ -20,7 +20,11 @@ from tests.command_line import EXPERIMENT, pagecast, refused
 MODEL = load_model("llama-3-8b")
 GUESS = load_gpu("a100-80gb-sxm")
 TRUTH = replace(
-    GUESS, step_overhead_ns=700_000, compute_efficiency_fraction=0.6, bandwidth_efficiency_fraction=0.62
+    GUESS,
+    step_overhead_ns=700_000,
+    seq_overhead_ns=20_000,
+    compute_efficiency_fraction=0.6,
+    bandwidth_efficiency_fraction=0.62,
 )
 SEQS, NEW, CONTEXTS = (0, 1, 8, 64), (0, 512, 4096), (0, 1000, 8000)
 
@@ -45,12 +49,9 @@ def test_steps_are_the_points_at_which_something_is_computed() -> None:
 
 def test_a_fit_finds_the_figures_that_made_the_times() -> None:
     found = fit_steps(steps_on(TRUTH), GUESS, "t.csv")
-    assert found.fitted == (
-        "step_overhead_ns",
-        "compute_efficiency_fraction",
-        "bandwidth_efficiency_fraction",
-    )
+    assert found.undetermined == ()
     assert found.gpu.step_overhead_ns == pytest.approx(700_000, rel=0.02)
+    assert found.gpu.seq_overhead_ns == pytest.approx(20_000, rel=0.02)
     assert found.gpu.compute_efficiency_fraction == pytest.approx(0.6, rel=0.01)
     assert found.gpu.bandwidth_efficiency_fraction == pytest.approx(0.62, rel=0.01)
     assert found.spread.p90_fraction < 0.005
@@ -65,7 +66,8 @@ def test_the_spread_is_that_of_the_noise() -> None:
 
 def test_what_no_step_depends_on_stays_as_it_was() -> None:
     found = fit_steps(steps_on(TRUTH, new=(0,), seqs=(1, 2, 4)), GUESS, "t.csv")
-    assert found.undetermined == ("compute_efficiency_fraction",)
+    assert found.undetermined == ("seq_overhead_ns", "compute_efficiency_fraction")
+    assert found.gpu.seq_overhead_ns == GUESS.seq_overhead_ns
     assert found.gpu.compute_efficiency_fraction == GUESS.compute_efficiency_fraction
     assert found.gpu.bandwidth_efficiency_fraction == pytest.approx(0.62, rel=0.02)
 
@@ -73,7 +75,7 @@ def test_what_no_step_depends_on_stays_as_it_was() -> None:
 def test_a_gpu_with_product_curves_gets_only_what_these_leave_open() -> None:
     h100 = load_gpu("h100-sxm")
     found = fit_steps(steps_on(replace(h100, step_overhead_ns=400_000)), h100, "t.csv")
-    assert found.fitted == ("step_overhead_ns",)
+    assert found.fitted == ("step_overhead_ns", "seq_overhead_ns")
     assert found.gpu.step_overhead_ns == pytest.approx(400_000, rel=0.01)
 
 
@@ -86,7 +88,7 @@ def test_too_few_steps_are_refused() -> None:
 def table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A calibration of the truth with some noise."""
     monkeypatch.chdir(tmp_path)
-    times = iter(steps_on(TRUTH, noise=0.05).times_ns / 1e3)
+    times = iter(steps_on(TRUTH, noise=0.01).times_ns / 1e3)
     rows = ["model_role,fusion,num_decode_seqs,num_new_tokens,context_tokens,step_us"]
     for seqs, new, context in product(SEQS, NEW, CONTEXTS):
         rows.append(f"target,graph,{seqs},{new},{context},{next(times) if seqs or new else 1}")
@@ -102,7 +104,8 @@ def test_the_command_writes_figures_that_a_hardware_file_takes(table: Path) -> N
     said = pagecast(*FIT, "--model", "llama-3-8b").stderr
     assert "steps.csv: steps of llama-3-8b, 33 points, median error" in said
     fitted = yaml.safe_load(Path("out.yaml").read_text())
-    assert set(fitted) == {"step_overhead", "compute_efficiency", "bandwidth_efficiency", "step_spread"}
+    figures = {"step_overhead", "seq_overhead", "compute_efficiency", "bandwidth_efficiency"}
+    assert set(fitted) == {*figures, "step_spread"}
     assert fitted["compute_efficiency"]["source"] == "measured"
     catalog = Path(__file__).resolve().parents[2] / "sim" / "catalog" / "hardware" / "a100-80gb-sxm.yaml"
     Path("gpu.yaml").write_text(yaml.safe_dump(yaml.safe_load(catalog.read_text()) | fitted))
