@@ -21,8 +21,7 @@ import torch
 
 from gpu_backend.batch import Span, lay_out
 from gpu_backend.block_tables import BlockTables
-from gpu_backend.kv_storage import KVStorage
-from gpu_backend.llama import LlamaModel
+from gpu_backend.runner import ModelRunner
 from gpu_backend.sampling import RowSettings
 from gpu_backend.speculative import propose
 from gpu_backend.texts import Name, Texts, name_of
@@ -39,16 +38,14 @@ class Drafter:
 
     def __init__(
         self,
-        model: LlamaModel,
-        storage: KVStorage,
+        runner: ModelRunner,
         texts: Texts,
         settings: SamplingSettings,
         *,
         block_size: int,
         seed: int,
     ) -> None:
-        self.model = model
-        self.storage = storage
+        self.runner = runner
         self._texts = texts
         self._settings = settings
         self._block_size = block_size
@@ -77,8 +74,8 @@ class Drafter:
         spans = [span for span in spans if span.tokens]
         if not spans:
             return
-        batch = lay_out(spans, tables, self._block_size, self.model.device)
-        logits = self.model.forward(batch.tensors, self.storage.caches)  # [num_drafting, vocab]
+        batch = lay_out(spans, tables, self._block_size, self.runner.model.device)
+        logits = self.runner.forward(batch.tensors)  # [num_drafting, vocab]
         seqs = [spans[place].seq for place in batch.order if spans[place].num_logits]
         if seqs:
             self._propose(seqs, logits, tables, num_drafts)
@@ -113,7 +110,8 @@ class Drafter:
     ) -> None:
         names = [name_of(seq) for seq in seqs]
         ends = np.array([len(self._texts.of(name)) for name in names])
-        device = self.model.device
+        model = self.runner.model
+        device = model.device
         first, passes = [logits], iter(range(num_drafts))
 
         def draft_step(tokens: torch.Tensor) -> torch.Tensor:
@@ -121,13 +119,13 @@ class Drafter:
             place = next(passes)
             if place == 0:
                 return first.pop()
-            starts = np.minimum(ends + place - 1, self.model.config.max_position_embeddings - 1).tolist()
+            starts = np.minimum(ends + place - 1, model.config.max_position_embeddings - 1).tolist()
             spans = [
                 Span(seq, start, (token,), 1)
                 for seq, start, token in zip(seqs, starts, tokens.tolist(), strict=True)
             ]
             batch = lay_out(spans, tables, self._block_size, device)
-            return self.model.forward(batch.tensors, self.storage.caches)
+            return self.runner.forward(batch.tensors)
 
         numbers = uniforms(
             self._seed,
@@ -139,6 +137,6 @@ class Drafter:
         )
         rows = RowSettings.of([self._settings] * len(seqs), device)
         newest = torch.tensor([self._texts.of(name)[-1] for name in names], device=device)
-        proposal = propose(draft_step, newest, rows, numbers, self.model.implementation)
+        proposal = propose(draft_step, newest, rows, numbers, model.implementation)
         drafts = zip(names, proposal.token_ids.tolist(), proposal.probs, strict=True)
         self._proposals |= {name: (tokens, probs) for name, tokens, probs in drafts}

@@ -21,12 +21,14 @@ import simpy.rt
 
 from gpu_backend.block_tables import BlockTables
 from gpu_backend.choosing import Chooser
+from gpu_backend.cuda_graphs import cuda_capture
 from gpu_backend.devices import Place, check_room
 from gpu_backend.drafting import Drafter
-from gpu_backend.executor import Target, TorchExecutor
+from gpu_backend.executor import TorchExecutor
 from gpu_backend.kv_storage import KVStorage, StorageShape
 from gpu_backend.llama import LlamaModel
 from gpu_backend.prompts import Prompts
+from gpu_backend.runner import GraphSettings, ModelRunner, padded_sizes
 from gpu_backend.texts import Texts
 from sim.core.engine import EngineConfig, EngineCore
 from sim.core.group import GroupSchedulerConfig, VictimCost
@@ -37,6 +39,9 @@ from sim.links import HostTraffic
 from sim.plan_log import PlanFacts, PlanLog
 from sim.sampling import SamplingSettings
 from sim.speculation import DraftCounter, Speculation, SpeculationCost
+
+LARGEST_GRAPH = 512
+"""Sequences; above, a step's kernels are long enough to hide their launches."""
 
 
 class Clock(Enum):
@@ -114,7 +119,8 @@ class DeviceBody:
         shape, texts = storage_shape(core), Texts(self.prompts)
         block_size, seed = shape.block_size, self.seed
         scheduler = core.config.scheduler
-        tables = BlockTables(scheduler.max_num_seqs, -(-scheduler.max_model_len // block_size) + 1)
+        max_blocks = -(-(scheduler.max_model_len + scheduler.num_lookahead_slots) // block_size)
+        tables = BlockTables(scheduler.max_num_seqs, max_blocks)
         target, draft = self.models.target, self.models.draft
         chooser = Chooser(
             texts,
@@ -125,11 +131,11 @@ class DeviceBody:
         )
         drafter = counter = None
         if draft is not None and self.speculating is not None:
-            storage = self._storage(draft, shape)
-            drafter = Drafter(draft, storage, texts, self.settings, block_size=block_size, seed=seed)
+            runner = self._runner(draft, shape, scheduler.max_num_seqs, max_blocks)
+            drafter = Drafter(runner, texts, self.settings, block_size=block_size, seed=seed)
             counter = DraftCounter(self.speculating.config, self.speculating.cost)
         return TorchExecutor(
-            Target(target, self._storage(target, shape)),
+            self._runner(target, shape, scheduler.max_num_seqs, max_blocks),
             texts,
             tables,
             chooser,
@@ -138,6 +144,15 @@ class DeviceBody:
             block_size=block_size,
             take_schedule_ns=core.take_spent_ns,
         )
+
+    def _runner(
+        self, model: LlamaModel, shape: StorageShape, max_num_seqs: int, max_blocks: int
+    ) -> ModelRunner:
+        graphs = None
+        if self.place.uses_graphs:
+            sizes = padded_sizes(min(max_num_seqs, LARGEST_GRAPH))
+            graphs = GraphSettings(cuda_capture(self.place.device), sizes, max_blocks)
+        return ModelRunner(model, self._storage(model, shape), graphs)
 
     def _storage(self, model: LlamaModel, shape: StorageShape) -> KVStorage:
         needed = storage_bytes(model, shape)

@@ -10,7 +10,6 @@ the core. Invariant: after `execute`, every text has as many tokens as the core 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -19,8 +18,7 @@ from gpu_backend.batch import build_batch
 from gpu_backend.block_tables import BlockTables
 from gpu_backend.choosing import Choices, Chooser
 from gpu_backend.drafting import Drafter
-from gpu_backend.kv_storage import KVStorage
-from gpu_backend.llama import LlamaModel
+from gpu_backend.runner import ModelRunner
 from gpu_backend.stopwatch import Stopwatch
 from gpu_backend.texts import Name, Texts, name_of
 from sim.core.request import SeqId
@@ -46,20 +44,12 @@ class StepParts(NamedTuple):
         return max(sum(self), 1)
 
 
-@dataclass(frozen=True, slots=True)
-class Target:
-    """The model that is served, and its keys and values."""
-
-    model: LlamaModel
-    storage: KVStorage
-
-
 class TorchExecutor:
     """One replica's engine on tensors."""
 
     def __init__(
         self,
-        target: Target,
+        target: ModelRunner,
         texts: Texts,
         tables: BlockTables,
         chooser: Chooser,
@@ -92,11 +82,11 @@ class TorchExecutor:
         watch.restart()
         target.storage.apply(plan)
         if self.drafter is not None:
-            self.drafter.storage.apply(plan)
+            self.drafter.runner.storage.apply(plan)
         move_ns = watch.lap_ns()
         self._tables.update(plan)
         batch = build_batch(plan, self._tokens_of, self._tables, self._block_size, target.model.device)
-        logits = target.model.forward(batch.tensors, target.storage.caches)  # [num_logits, vocab]
+        logits = target.forward(batch.tensors)  # [num_logits, vocab]
         choices = self._chooser.choose(batch, logits, self.drafter)
         model_ns = watch.lap_ns()
         num_drafts = self._draft(plan, choices)

@@ -169,7 +169,7 @@ class Replayer:
     def _facts(self, body: DeviceBody, cut_short: str | None) -> dict[str, Any]:
         place = self.place
         storages = [each.target.storage for each in body.executors]
-        storages += [each.drafter.storage for each in body.executors if each.drafter is not None]
+        storages += [each.drafter.runner.storage for each in body.executors if each.drafter is not None]
         return {
             "device": place.name,
             "device_type": place.device.type,

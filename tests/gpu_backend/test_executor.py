@@ -125,7 +125,7 @@ class Replay:
 
 
 def poison(executor: Any) -> None:
-    storages = [executor.target.storage] + ([executor.drafter.storage] if executor.drafter else [])
+    storages = [executor.target.storage] + ([executor.drafter.runner.storage] if executor.drafter else [])
     for storage in storages:
         for cache in storage.caches:
             cache.key.fill_(torch.nan)
