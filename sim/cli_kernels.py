@@ -80,7 +80,7 @@ def kernel_table(cost: KernelCost, batch: Batch, gpu: Gpu) -> Table:
 
 def bound_by(kernel: Kernel, kernel_ns: float, gpu: Gpu) -> str:
     """What takes the larger part of a kernel's time: computing, moving bytes, or just being launched."""
-    if kernel.kind is KernelKind.ALL_REDUCE:
+    if kernel.kind in (KernelKind.ALL_REDUCE, KernelKind.SEND):
         return "link"
     compute_ns = float(kernel.flops) / gpu.compute_flops_per_s * 1e9
     memory_ns = float(kernel.num_bytes) / gpu.memory_bandwidth_bytes_per_s * 1e9
@@ -105,6 +105,7 @@ def _cost(experiment: Experiment, fusion: Fusion) -> KernelCost:
         experiment.model,
         experiment.gpu,
         tensor_parallel_size=experiment.tensor_parallel_size,
+        pipeline_parallel_size=experiment.pipeline_parallel_size,
         block_size=experiment.paged_block_size,
         fusion=fusion,
     )

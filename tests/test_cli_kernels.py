@@ -39,3 +39,16 @@ def test_unfused_kernels_are_many_and_their_launches_do_not_hide(config: str) ->
 def test_a_step_of_nothing_and_an_unknown_level_are_refused(config: str) -> None:
     assert "both 0" in refused("kernels", config, "--tokens", "0", "--decodes", "0")
     assert "none of none, fused, graph" in refused("kernels", config, "--fusion", "most")
+
+
+def test_weight_types_and_stages_are_seen_in_the_table(config: str) -> None:
+    def rows(name: str, *settings: str) -> list[list[str]]:
+        options = [word for setting in settings for word in ("--set", setting)]
+        printed = pagecast("kernels", config, *options).stdout
+        return [line.replace("│", " ").split() for line in printed.splitlines() if name in line]
+
+    (whole,), (small,) = rows("mlp down"), rows("mlp down", "engine.quantization=int4")
+    assert float(small[4]) < 0.27 * float(whole[4]), "megabytes read"
+    assert rows("output projection")[0][4] == rows("output projection", "engine.quantization=int4")[0][4]
+    (sent,) = rows("send to next stage", "parallelism.pipeline_parallel_size=4")
+    assert (sent[4], sent[-1]) == ("3", "link")
