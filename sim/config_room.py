@@ -69,8 +69,7 @@ def _remedies(room: Room) -> Iterator[str]:
             yield f"pipeline_parallel_size {size}"
             break
     for name in ("fp8", "int4"):
-        smaller = quantized(room.model, name)
-        if smaller.weight_bytes < room.model.weight_bytes and replace(room, model=smaller).has_enough:
+        if replace(room, model=quantized(room.model, name)).has_enough:
             yield f"quantization {name}"
             break
     yield from _larger_gpu(room)
