@@ -109,7 +109,7 @@ def fit_steps(steps: MeasuredSteps, gpu: Gpu, table: str) -> StepFit:
     if gpu.curves.gemm is None:
         free = (*free, _COMPUTE, _BANDWIDTH)
     fitted = _fit(steps, gpu, free)
-    determined = tuple(name for name in free if _effect(steps, fitted, name) >= LEAST_EFFECT)
+    determined = tuple(name for name in free if _effect(steps, gpu, fitted, name) >= LEAST_EFFECT)
     if determined != free:
         fitted = _fit(steps, gpu, determined)
     relative = steps.predict_ns(fitted) / steps.times_ns - 1
@@ -136,10 +136,18 @@ def _fit(steps: MeasuredSteps, gpu: Gpu, names: tuple[str, ...]) -> Gpu:
     return _with(gpu, names, np.exp(found.x))
 
 
-def _effect(steps: MeasuredSteps, gpu: Gpu, name: str) -> float:
-    """The largest relative change of a predicted time when a figure shrinks by a tenth."""
-    moved = _with(gpu, (name,), np.array([0.9 * getattr(gpu, name)]))
-    return float(np.abs(steps.predict_ns(moved) / steps.predict_ns(gpu) - 1).max())
+def _effect(steps: MeasuredSteps, gpu: Gpu, fitted: Gpu, name: str) -> float:
+    """The largest relative change of a predicted time when a figure shrinks by a tenth.
+
+    From its fitted value, or from the file's: a figure that was found to be next to nothing is determined.
+    """
+    effects = []
+    for value in (getattr(fitted, name), getattr(gpu, name)):
+        whole, less = (
+            steps.predict_ns(_with(fitted, (name,), np.array([share * value]))) for share in (1, 0.9)
+        )
+        effects.append(float(np.abs(less / whole - 1).max()))
+    return max(effects)
 
 
 def _with(gpu: Gpu, names: tuple[str, ...], values: NDArray[np.float64]) -> Gpu:

@@ -72,6 +72,12 @@ def test_what_no_step_depends_on_stays_as_it_was() -> None:
     assert found.gpu.bandwidth_efficiency_fraction == pytest.approx(0.62, rel=0.02)
 
 
+def test_a_figure_that_is_found_to_be_next_to_nothing_is_determined() -> None:
+    found = fit_steps(steps_on(replace(TRUTH, step_overhead_ns=2_000)), GUESS, "t.csv")
+    assert "step_overhead_ns" in found.fitted
+    assert found.gpu.step_overhead_ns < 20_000 < GUESS.step_overhead_ns
+
+
 def test_a_gpu_with_product_curves_gets_only_what_these_leave_open() -> None:
     h100 = load_gpu("h100-sxm")
     found = fit_steps(steps_on(replace(h100, step_overhead_ns=400_000)), h100, "t.csv")
