@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 from sim.config_kinds import kind_faults
+from sim.config_parallelism import parallelism_faults
 from sim.config_room import Room, does_not_fit
 from sim.config_schema import (
     KV_BYTES,
@@ -169,14 +170,8 @@ class Fit:
         """Everything that cannot be run."""
         yield from kind_faults(self.file)
         yield from speculation_faults(self.file, self.model, self.draft, self.max_num_batched_tokens)
-        if self.draft is not None and not self.draft.can_be_split(self.draft_tensor_parallel_size):
-            message = (
-                f"{self.draft.name} cannot be split over {self.draft_tensor_parallel_size} GPUs: its "
-                f"{self.draft.num_attention_heads} query and {self.draft.num_key_value_heads} KV heads do "
-                "not divide; set it to 1"
-            )
-            yield ("speculation", "draft_tensor_parallel_size"), message
-        yield from self._split_faults()
+        degree = self.draft_tensor_parallel_size
+        yield from parallelism_faults(self.file, self.model, self.draft, degree)
         if self.pipeline_parallel_size > self.model.num_hidden_layers:
             return  # there is no memory to speak of
         if self.engine.num_gpu_blocks_override is None and self.num_usable_blocks < 1:
@@ -189,34 +184,6 @@ class Fit:
             yield ("offload", "space"), "less than one KV block: give it more, or leave offload out"
         yield from self._batch_faults()
         yield from self._budget_faults()
-
-    def _split_faults(self) -> Iterator[Fault]:
-        if not self.model.can_be_split(self.tensor_parallel_size):
-            sizes = ", ".join(str(size) for size in range(1, 65) if self.model.can_be_split(size))
-            yield (
-                ("parallelism", "tensor_parallel_size"),
-                f"{self._heads()} do not divide over {self.tensor_parallel_size} GPUs: use one of {sizes}",
-            )
-
-        stages, key = self.pipeline_parallel_size, ("parallelism", "pipeline_parallel_size")
-        if stages == 1:
-            return
-        if stages > self.model.num_hidden_layers:
-            layers = self.model.num_hidden_layers
-            yield key, f"the {layers} layers of {self.model.name} make {layers} stages at most, not {stages}"
-        beside = {
-            f"engine.scheduler {PAPER}": self.is_paper,
-            "speculation": self.file.speculation is not None,
-            "offload": self.file.offload is not None,
-        }
-        for name in (name for name, is_there in beside.items() if is_there):
-            yield key, f"stages are not simulated together with {name}: set it to 1"
-
-    def _heads(self) -> str:
-        model = self.model
-        return (
-            f"the {model.num_attention_heads} query and {model.num_key_value_heads} KV heads of {model.name}"
-        )
 
     def _room(self) -> Room:
         return Room(
