@@ -59,9 +59,23 @@ def paged_decode_attention(
 
 
 def _twin(query: torch.Tensor, context: PagedContext, scale: float) -> torch.Tensor:
-    num_seqs, num_heads, head_dim = query.shape
-    if num_seqs == 0:
+    """Sequences side by side, padded to the longest; by order of length where padding would be most of it."""
+    if len(query) == 0:
         return torch.empty_like(query)
+    count_launch("paged_decode_attention", lambda: (query, context.bytes_of_contexts()), (query,))
+    lens = context.context_lens.tolist()
+    if len(lens) * max(lens) <= 2 * sum(lens):
+        return _padded(query, context, scale)
+    out = torch.empty_like(query)
+    orders = torch.tensor([length.bit_length() for length in lens], device=query.device)
+    for order in orders.unique().tolist():
+        rows = (orders == order).nonzero().squeeze(1)  # [num_rows]
+        out[rows] = _padded(query[rows], context.of(rows), scale)
+    return out
+
+
+def _padded(query: torch.Tensor, context: PagedContext, scale: float) -> torch.Tensor:
+    num_seqs, num_heads, head_dim = query.shape
     slots, valid = context_slots(context)  # [num_seqs, longest]
     keys = gather_slots(context.key_cache, slots).transpose(
         1, 2
@@ -73,7 +87,6 @@ def _twin(query: torch.Tensor, context: PagedContext, scale: float) -> torch.Ten
     out = functional.scaled_dot_product_attention(
         grouped, keys, values, attn_mask=valid[:, None, None, :], scale=scale
     )  # [num_seqs, num_kv_heads, group, head_dim]
-    count_launch("paged_decode_attention", lambda: (query, context.bytes_of_contexts()), (out,))
     return _zero_without_context(out.reshape(num_seqs, num_heads, head_dim), context.context_lens)
 
 
