@@ -9,6 +9,7 @@
     summary.json       every number, then notes and definitions (`metrics.py`)
     bench.json         the same in vLLM's schema (`bench_file.py`)
     plots/*.svg, png   pictures (`report/plots.py`)
+    report.html        pictures and numbers on one page (`report/page.py`)
 
 The same experiment with the same seed gives the same bytes in every file but `environment.json`, and
 `bench.json` but for its `date` (set `SOURCE_DATE_EPOCH` to fix that too).
@@ -83,7 +84,7 @@ def write_run(
         for name, content in attachments.items():
             (partial / name).write_bytes(content)
         if with_plots:
-            _draw(partial / "plots", run)
+            _draw(partial, run)
         _flush(partial)
         partial.rename(folder)
         _flush_folder(folder.parent)
@@ -146,9 +147,12 @@ def dump_summary(summary: Summary) -> str:
 
 
 def _draw(folder: Path, run: Run) -> None:
+    from sim.report.page import write_page
     from sim.report.plots import write_plots  # only a run that is written pays for loading matplotlib
 
-    write_plots(folder, run.record, run.summary.slo, run.summary.identity.experiment)
+    title = run.summary.identity.experiment
+    files = write_plots(folder / "plots", run.record, run.summary.slo, title)
+    write_page(folder, run.summary, [file for file in files if file.suffix == ".svg"])
 
 
 def _flush(folder: Path) -> None:
