@@ -21,7 +21,7 @@ from sim.cost.kernels import Fusion
 from sim.cost.measured import read_calibration
 from sim.cost.measured_tables import is_calibration, read_table
 from sim.cost.model import ModelShape
-from sim.cost.step_fitting import MeasuredSteps, fit_steps
+from sim.cost.step_fitting import MeasuredSteps, StepFit, assumed_curves, fit_steps
 from sim.errors import ConfigError, Problem
 from sim.units import Dimension, format_quantity
 from sim.yaml_dump import dump_yaml
@@ -61,7 +61,10 @@ def fit_tables(tables: Sequence[Path], hardware: str, out: Path, steps_of: Steps
     document: dict[str, Any] = {}
     for path in calibrations:
         gpu = replace(gpu, curves=replace(gpu.curves, **curves))
-        document |= _fit_calibration(path, gpu, steps_of or StepsOf())
+        found = _fit_calibration(path, gpu, steps_of or StepsOf())
+        document = _figures_of(found)
+        if {"compute_efficiency_fraction", "bandwidth_efficiency_fraction"} & set(found.fitted):
+            curves |= {name: getattr(found.gpu.curves, name) for name in assumed_curves(found.gpu)}
     if curves:
         document["curves"] = {name: curve_section(curve) for name, curve in curves.items()}
     try:
@@ -90,8 +93,7 @@ def fitted_curves(tables: Sequence[Path], gpu: Gpu) -> dict[str, Any]:
     return curves
 
 
-def _fit_calibration(path: Path, gpu: Gpu, steps_of: StepsOf) -> dict[str, Any]:
-    """The figures that the steps determined, as a hardware file says them, and their spread."""
+def _fit_calibration(path: Path, gpu: Gpu, steps_of: StepsOf) -> StepFit:
     if steps_of.model is None:
         problem = Problem("--model", "", f"say which model the steps of {path} were measured with")
         raise ConfigError([problem])
@@ -107,7 +109,13 @@ def _fit_calibration(path: Path, gpu: Gpu, steps_of: StepsOf) -> dict[str, Any]:
     _say(f"{path.name}: steps of {model.name}", found.spread, f", bias {100 * found.bias:+.1f} %")
     for name in found.undetermined:
         sys.stderr.write(f"{path.name}: does not determine {_FIGURES[name]}: it stays as it was\n")
-    note = f"fitted to {found.spread.num_points:,} {found.spread.domain.partition(': ')[2]} ({path.name})"
+    return found
+
+
+def _figures_of(found: StepFit) -> dict[str, Any]:
+    """The figures that the steps determined, as a hardware file says them, and their spread."""
+    table, _, what = found.spread.domain.partition(": ")
+    note = f"fitted to {found.spread.num_points:,} {what} ({table})"
     figures: dict[str, Any] = {}
     for name in found.fitted:
         value = _rounded(getattr(found.gpu, name))
@@ -143,6 +151,8 @@ def _say(what: str, spread: Spread, more: str = "") -> None:
 def curve_section(curve: Any) -> dict[str, Any]:
     """A fitted curve as its file says it: four digits, units, spread."""
     section: dict[str, Any] = {"source": "measured"}
+    if curve.spread is None:
+        section = {"source": "assumed", "note": "its fractions moved with the efficiencies, fitted to steps"}
     for parameter in fields(curve):
         value = getattr(curve, parameter.name)
         key = _KEYS.get(parameter.name, parameter.name)
@@ -157,7 +167,8 @@ def curve_section(curve: Any) -> dict[str, Any]:
                 section[key] = format_quantity(_rounded(value), Dimension.TIME)
             case _:
                 section[key] = _rounded(value)
-    section["spread"] = _spread_section(curve.spread)
+    if curve.spread is not None:
+        section["spread"] = _spread_section(curve.spread)
     return section
 
 

@@ -99,7 +99,7 @@ def _kernel_parts(gpu: Gpu, *, num_gpus: int) -> Iterator[Part]:
         if curve is None:
             yield _unknown(field.name, "not measured on this GPU: assumed to be like an H100's")
         elif curve.spread is None:
-            yield _unknown(field.name, "fitted, but its file gives no spread")
+            yield _unknown(field.name, "its curve in the hardware file has no spread")
         else:
             yield _known(field.name, curve.spread)
     yield _unknown("host", "launches, scheduling, sampling: figures of the hardware file, not fitted")

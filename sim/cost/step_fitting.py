@@ -1,12 +1,14 @@
 """Fits the figures of a hardware file to whole steps that were measured: a calibration (`sim.cost.measured`).
 
-A calibration has steps of one model at one level of fusion. Fitted are those figures of the file that
-`KernelCost` rests on and that kernel tables leave open:
+A calibration has steps of one model at one level of fusion. Fitted are the figures that `KernelCost` rests on
+and that tables of kernels leave open:
 
-    step_overhead           } always
-    seq_overhead            }
-    compute_efficiency      } where the GPU has no product curve of its own: they scale all curves that are
-    bandwidth_efficiency    } taken over from an H100
+    step_overhead, seq_overhead    what the host takes
+    compute_efficiency             of every curve that was not fitted to kernels: large products and attention
+    bandwidth_efficiency           the same for reading weights and KV
+
+A curve that has a spread was fitted to kernels and stays as it is. One that the file only assumes keeps its
+form: its fractions move with the efficiencies. A curve that is not in the file is an H100's, scaled by them.
 
 Method: least squares on the logarithm of predicted over measured, with a soft-L1 loss that turns linear
 beyond 10 %, from the file's own values; nothing is drawn at random. A figure that moves no predicted time by
@@ -18,7 +20,7 @@ beyond 10 %, from the file's own values; nothing is drawn at random. A figure th
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from itertools import product
 from typing import Any
 
@@ -105,9 +107,7 @@ def fit_steps(steps: MeasuredSteps, gpu: Gpu, table: str) -> StepFit:
     """
     if len(steps.plans) < _LEAST_POINTS:
         raise ValueError(f"{len(steps.plans)} steps that compute anything; a fit takes {_LEAST_POINTS}")
-    free: tuple[str, ...] = (_OVERHEAD, _SEQ_OVERHEAD)
-    if gpu.curves.gemm is None:
-        free = (*free, _COMPUTE, _BANDWIDTH)
+    free = tuple(_BOUNDS)
     fitted = _fit(steps, gpu, free)
     determined = tuple(name for name in free if _effect(steps, gpu, fitted, name) >= LEAST_EFFECT)
     if determined != free:
@@ -151,10 +151,23 @@ def _effect(steps: MeasuredSteps, gpu: Gpu, fitted: Gpu, name: str) -> float:
 
 
 def _with(gpu: Gpu, names: tuple[str, ...], values: NDArray[np.float64]) -> Gpu:
+    """The GPU with other figures, and its assumed curves moved by how the efficiencies change."""
     changes: dict[str, Any] = dict(zip(names, map(float, values), strict=True))
     if _OVERHEAD in changes:
         changes[_OVERHEAD] = round(changes[_OVERHEAD])
-    return replace(gpu, **changes)
+    curves: dict[str, Any] = {name: getattr(gpu.curves, name) for name in assumed_curves(gpu)}
+    for figure, parameter in ((_COMPUTE, "compute_fraction"), (_BANDWIDTH, "bandwidth_fraction")):
+        ratio = changes.get(figure, getattr(gpu, figure)) / getattr(gpu, figure)
+        for name in (name for name in curves if hasattr(curves[name], parameter)):
+            moved = min(1.0, getattr(curves[name], parameter) * ratio)
+            curves[name] = replace(curves[name], **{parameter: moved})
+    return replace(gpu, **changes, curves=replace(gpu.curves, **curves))
+
+
+def assumed_curves(gpu: Gpu) -> tuple[str, ...]:
+    """Names of the curves a GPU has that were not fitted to kernels."""
+    own = {field.name: getattr(gpu.curves, field.name) for field in fields(gpu.curves)}
+    return tuple(name for name, curve in own.items() if curve is not None and curve.spread is None)
 
 
 def _plan(num_seqs: int, num_new: int, context: float) -> StepPlan:

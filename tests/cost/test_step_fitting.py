@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 from sim.config_catalog import load_gpu, load_model
+from sim.cost.curve_parameters import REFERENCE, FittedCurves
 from sim.cost.hardware import Gpu
 from sim.cost.kernels import Fusion
 from sim.cost.measured import Calibration, read_calibration
@@ -18,7 +19,7 @@ from sim.cost.step_fitting import MeasuredSteps, fit_steps
 from tests.command_line import EXPERIMENT, pagecast, refused
 
 MODEL = load_model("llama-3-8b")
-GUESS = load_gpu("a100-80gb-sxm")
+GUESS = load_gpu("h200")
 TRUTH = replace(
     GUESS,
     step_overhead_ns=700_000,
@@ -78,11 +79,27 @@ def test_a_figure_that_is_found_to_be_next_to_nothing_is_determined() -> None:
     assert found.gpu.step_overhead_ns < 20_000 < GUESS.step_overhead_ns
 
 
-def test_a_gpu_with_product_curves_gets_only_what_these_leave_open() -> None:
+def test_curves_that_were_fitted_to_kernels_stay_and_leave_the_overheads_open() -> None:
     h100 = load_gpu("h100-sxm")
     found = fit_steps(steps_on(replace(h100, step_overhead_ns=400_000)), h100, "t.csv")
-    assert found.fitted == ("step_overhead_ns", "seq_overhead_ns")
+    assert found.undetermined == ("compute_efficiency_fraction",)
     assert found.gpu.step_overhead_ns == pytest.approx(400_000, rel=0.01)
+    assert found.gpu.curves == h100.curves
+
+
+def test_curves_that_are_only_assumed_move_with_the_efficiencies() -> None:
+    assumed = replace(REFERENCE.gemm, compute_fraction=0.8, bandwidth_fraction=0.8)
+    guess = replace(GUESS, curves=FittedCurves(gemm=assumed))
+    truth = replace(
+        guess,
+        compute_efficiency_fraction=GUESS.compute_efficiency_fraction / 2,
+        bandwidth_efficiency_fraction=GUESS.bandwidth_efficiency_fraction / 2,
+        curves=FittedCurves(gemm=replace(assumed, compute_fraction=0.4, bandwidth_fraction=0.4)),
+    )
+    found = fit_steps(steps_on(truth), guess, "t.csv")
+    assert found.gpu.curves.gemm is not None
+    assert found.gpu.curves.gemm.compute_fraction == pytest.approx(0.4, rel=0.02)
+    assert found.gpu.curves.gemm.bandwidth_fraction == pytest.approx(0.4, rel=0.02)
 
 
 def test_too_few_steps_are_refused() -> None:
@@ -103,7 +120,7 @@ def table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return path
 
 
-FIT = ("fit", "steps.csv", "--hardware", "a100-80gb-sxm", "--out", "out.yaml")
+FIT = ("fit", "steps.csv", "--hardware", "h200", "--out", "out.yaml")
 
 
 def test_the_command_writes_figures_that_a_hardware_file_takes(table: Path) -> None:
@@ -113,7 +130,7 @@ def test_the_command_writes_figures_that_a_hardware_file_takes(table: Path) -> N
     figures = {"step_overhead", "seq_overhead", "compute_efficiency", "bandwidth_efficiency"}
     assert set(fitted) == {*figures, "step_spread"}
     assert fitted["compute_efficiency"]["source"] == "measured"
-    catalog = Path(__file__).resolve().parents[2] / "sim" / "catalog" / "hardware" / "a100-80gb-sxm.yaml"
+    catalog = Path(__file__).resolve().parents[2] / "sim" / "catalog" / "hardware" / "h200.yaml"
     Path("gpu.yaml").write_text(yaml.safe_dump(yaml.safe_load(catalog.read_text()) | fitted))
     gpu = load_gpu("gpu.yaml", Path())
     assert gpu.step_overhead_ns == pytest.approx(700_000, rel=0.2)
@@ -125,6 +142,20 @@ def test_the_command_writes_figures_that_a_hardware_file_takes(table: Path) -> N
     report = pagecast("simulate", "fitted.yaml", "--out", "run", "--no-plots", "--confidence").stdout
     assert "nine of ten of 33 measured times" in " ".join(report.split())
     assert "If they are, the answer is" in report
+
+
+def test_the_command_writes_assumed_curves_as_they_moved(table: Path) -> None:
+    catalog = Path(__file__).resolve().parents[2] / "sim" / "catalog" / "hardware" / "h200.yaml"
+    curve: dict[str, object] = {"source": "assumed", "floor": "3 us", "serial_per_depth": "1 ns"}
+    curve |= {"compute_fraction": 0.8, "bandwidth_fraction": 0.8, "sharpness": 3}
+    Path("own.yaml").write_text(
+        yaml.safe_dump(yaml.safe_load(catalog.read_text()) | {"curves": {"gemm": curve}})
+    )
+    command = ("fit", "steps.csv", "--hardware", "./own.yaml", "--out", "out.yaml", "--model", "llama-3-8b")
+    pagecast(*command)
+    moved = yaml.safe_load(Path("out.yaml").read_text())["curves"]["gemm"]
+    assert moved["source"] == "assumed"
+    assert moved["bandwidth_fraction"] < 0.8
 
 
 @pytest.mark.parametrize(
