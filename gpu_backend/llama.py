@@ -132,8 +132,9 @@ class LlamaModel:
     def _project(self, layer: LayerWeights, hidden: Tensor, batch: PagedBatch) -> NewTokens:
         config = self.config
         projected = _linear(hidden, layer.qkv, layer.qkv_bias)  # [num_tokens, all heads x head_dim]
-        heads = projected.view(len(hidden), -1, config.head_dim)  # [num_tokens, all heads, head_dim]
         kv_heads = config.num_key_value_heads
+        num_heads = config.num_attention_heads + 2 * kv_heads
+        heads = projected.view(len(hidden), num_heads, config.head_dim)  # [num_tokens, num_heads, head_dim]
         query, key, value = torch.split(heads, [config.num_attention_heads, kv_heads, kv_heads], dim=1)
         if layer.qk_norm is not None:
             query = rms_norm(query, layer.qk_norm.query, config.rms_norm_eps, self.implementation)

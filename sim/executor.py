@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from sim.beam_search import BeamChanges
 from sim.core.step import StepPlan, StepResult
-from sim.cost.block_moves import BlockMoves
+from sim.cost.block_moves import MoveTimes
 from sim.cost.cost_model import CostModel
 from sim.speculation import Speculator
 
@@ -21,7 +21,7 @@ class SimExecutor:
     def __init__(
         self,
         cost: CostModel,
-        moves: BlockMoves | None = None,
+        moves: MoveTimes | None = None,
         beams: BeamChanges | None = None,
         speculator: Speculator | None = None,
     ) -> None:

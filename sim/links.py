@@ -13,7 +13,7 @@ from typing import Any
 
 import simpy
 
-from sim.cost.block_moves import BlockMoves
+from sim.cost.block_moves import MoveTimes
 
 
 class HostLink:
@@ -52,7 +52,7 @@ class HostTraffic:
         replicas_per_link: How many replicas share a link.
     """
 
-    moves: BlockMoves
+    moves: MoveTimes
     overlaps: bool = False
     replicas_per_link: int = 1
 

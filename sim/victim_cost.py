@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from sim.core.request import Request, Sequence
 from sim.core.step import ScheduledSequence, ScheduleKind, StepPlan
-from sim.cost.block_moves import BlockMoves
+from sim.cost.block_moves import MoveTimes
 from sim.cost.cost_model import CostModel
 
 
@@ -19,7 +19,7 @@ class CheaperOfTwo:
 
     __slots__ = ("_cost", "_moves", "_recompute_ns")
 
-    def __init__(self, moves: BlockMoves, cost: CostModel) -> None:
+    def __init__(self, moves: MoveTimes, cost: CostModel) -> None:
         self._moves = moves
         self._cost = cost
         self._recompute_ns: dict[int, int] = {}

@@ -68,7 +68,7 @@ def _twin(query: torch.Tensor, context: PagedContext, scale: float) -> torch.Ten
         return _padded(query, context, scale)
     out = torch.empty_like(query)
     orders = torch.tensor([length.bit_length() for length in lens], device=query.device)
-    for order in orders.unique().tolist():
+    for order in sorted(set(orders.tolist())):
         rows = (orders == order).nonzero().squeeze(1)  # [num_rows]
         out[rows] = _padded(query[rows], context.of(rows), scale)
     return out

@@ -14,11 +14,24 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum
+from typing import Protocol
 
 from sim.cost.hardware import Gpu
 from sim.cost.model import ModelShape
 
 _NS_PER_S = 1e9
+
+
+class MoveTimes(Protocol):
+    """Whoever knows how long blocks take to move."""
+
+    def host_ns(self, num_blocks: int) -> int:
+        """Moving so many blocks over the link, one direction, when nobody else uses it."""
+        ...
+
+    def device_ns(self, num_blocks: int) -> int:
+        """Copying so many blocks within the device's memory."""
+        ...
 
 
 class BlockLayout(Enum):

@@ -86,6 +86,12 @@ class MeasuredCost:
         self._lines: dict[tuple[int, int], NDArray[np.float64]] = {}
         self._outside: dict[str, tuple[int, float]] = {}
 
+    def time_ns(self, num_seqs: float, num_new: float, context: float) -> float:
+        """Time at a place of the grid, which need not be one of whole numbers."""
+        per_seq = np.array([context])
+        self._note(num_seqs, num_new, per_seq)
+        return float(_along(self._axes[2], self._line_ns(num_seqs, num_new)[:, None], per_seq)[0, 0])
+
     def step_ends_ns(self, plan: StepPlan) -> list[int]:  # [horizon]
         """End of each step of a plan, counted from its start."""
         seqs, new = plan.num_decode_seqs, plan.num_prefill_tokens
@@ -113,7 +119,7 @@ class MeasuredCost:
         axis = self._axes[AXES.index(name)]
         return f"{axis[0]:g} to {axis[-1]:g}"
 
-    def _note(self, seqs: int, new: int, per_seq: NDArray[np.float64]) -> None:
+    def _note(self, seqs: float, new: float, per_seq: NDArray[np.float64]) -> None:
         one = np.ones(len(per_seq))
         for name, axis, values in zip(AXES, self._axes, (one * seqs, one * new, per_seq), strict=True):
             outside = values[(values < axis[0]) | (values > axis[-1])]
@@ -121,7 +127,7 @@ class MeasuredCost:
                 count, farthest = self._outside.get(name, (0, 0.0))
                 self._outside[name] = (count + outside.size, max(farthest, float(outside.max())))
 
-    def _line_ns(self, seqs: int, new: int) -> NDArray[np.float64]:  # [num_contexts]
+    def _line_ns(self, seqs: float, new: float) -> NDArray[np.float64]:  # [num_contexts]
         table = self._times_ns.reshape(len(self._axes[0]), -1)  # [num_seqs, num_new * num_contexts]
         at_seqs = _along(self._axes[0], table, [seqs])[0].reshape(len(self._axes[1]), -1)
         line: NDArray[np.float64] = _along(self._axes[1], at_seqs, [new])[0]

@@ -6,9 +6,14 @@ import os
 import sys
 from pathlib import Path
 
-from tests.bench import accuracy_kernels, accuracy_run, accuracy_steps
+from tests.bench import accuracy_host, accuracy_kernels, accuracy_run, accuracy_steps
 
-SECTIONS = (accuracy_kernels.section, accuracy_steps.section, accuracy_run.section)
+SECTIONS = (
+    accuracy_kernels.section,
+    accuracy_steps.section,
+    accuracy_host.section,
+    accuracy_run.section,
+)
 """In the order of the page; each takes the data folder and gives lines of Markdown."""
 PAGE = Path("results/accuracy.md")
 

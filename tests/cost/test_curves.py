@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from sim.config_catalog import hardware_names, load_gpu
 from sim.cost.curve_parameters import REFERENCE
 from sim.cost.curves import AttentionShape, DeviceCurves, curve_parameters
+from tests.bench.a100_gemm import errors
 
 H100 = DeviceCurves.of(load_gpu("h100-sxm"))
 SHAPE = AttentionShape.of_heads(32, 8, 128)
@@ -63,3 +64,35 @@ def test_no_gpu_beats_its_datasheet(name: str) -> None:
     curves = DeviceCurves.of(gpu)
     assert curves.gemm_ns(8192, 8192, 8192) > 2 * 8192**3 / gpu.compute_flops_per_s * 1e9
     assert curves.elementwise_ns(1e9) > 1e18 / gpu.memory_bandwidth_bytes_per_s
+
+
+def test_an_a100_reaches_what_was_measured_of_it() -> None:
+    gpu = load_gpu("a100-80gb-sxm")
+    gemm, spread = gpu.curves.gemm, gpu.curves.gemm and gpu.curves.gemm.spread
+    assert gemm is not None
+    assert spread is not None
+    off = np.abs(np.expm1(errors(gemm, gpu)))
+    assert np.median(off) == pytest.approx(spread.median_fraction, rel=0.01)
+    assert off.max() < 0.03
+    attention = float(DeviceCurves.of(gpu).decode_attention_ns(32, 32 * 2048, SHAPE))
+    assert attention == pytest.approx(236_000, rel=0.01)
+
+
+@given(size=st.integers(0, 10**9), more=st.integers(1, 10**9))
+def test_sending_takes_longer_the_more_is_sent_and_longest_over_the_bus(size: int, more: int) -> None:
+    assert H100.send_ns(size + more) > H100.send_ns(size)
+    bus = DeviceCurves.of(load_gpu("l40s"))
+    assert bus.send_ns(size) >= H100.send_ns(size)
+
+
+@given(
+    chunks=st.lists(st.tuples(SIZE, st.integers(0, 100_000)), min_size=1, max_size=5),
+)
+def test_prompt_attention_in_closed_form_is_the_curve(chunks: list[tuple[int, int]]) -> None:
+    line = H100.prompt_attention_line(SHAPE)
+    new, computed = (np.array(column, dtype=float) for column in zip(*chunks, strict=True))
+    pairs = (new * computed + new * (new + 1) / 2).sum()
+    contexts = new + computed
+    time = line.floor_ns + pairs * line.per_pair_ns + new.sum() * line.per_token_ns
+    time += contexts.sum() * line.per_context_ns + contexts.max() * line.per_longest_ns
+    assert time == pytest.approx(H100.prefill_attention_batch_ns(new, computed, SHAPE), rel=1e-12)

@@ -113,3 +113,15 @@ def test_memory_policy_never_changes_tokens(config: EngineConfig, asked: Workloa
     for (request, _), text in replay.texts.items():
         count = int(asked.output_tokens[request])
         assert text[:count] == expected[request][:count]
+
+
+def test_a_step_that_has_nothing_left_to_compute_is_one_too() -> None:
+    """With asynchronous scheduling a step planned ahead can lose its only sequence."""
+    cache = CacheConfig(9, 7, enable_prefix_caching=False)
+    scheduler = SchedulerConfig(
+        MAX_MODEL_LEN, max_num_seqs=2, max_num_batched_tokens=8, async_scheduling=True
+    )
+    asked = Workload("two", np.zeros(1, dtype=np.int64), np.array([15]), np.array([16]), num_samples=2)
+    replay = Replay(asked, EngineConfig(cache, scheduler, 1, PlanDetail.SEQUENCES), TARGET)
+    assert any(not plan["rows"] for plan in replay.body.plans)
+    assert all(len(text) >= 16 for text in replay.texts.values())
