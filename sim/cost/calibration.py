@@ -1,0 +1,197 @@
+"""A calibration: what one device took for steps, for deciding and for moving blocks; a folder of three files.
+
+    calibration.json   the device, versions, date, model, and how repeatable the times were
+    steps.csv          model_role, fusion, num_decode_seqs, num_new_tokens, context_tokens, step_us, spread_us
+    others.csv         what, amount, time_us: schedule by running sequences; copy and swap by blocks
+
+Roles of `steps.csv`: `target` is a step of decoding sequences and one prompt chunk; `verify` one of
+`num_decode_seqs` sequences that each compute `num_new_tokens` tokens, all but one of them drafts; `draft` one
+pass of the draft model. `CalibratedCost` predicts with these; between the measured points times are linear,
+and beyond them the outermost cell goes on and says so. Refuses to measure (`gpu_backend.calibration`).
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sim.core.step import ScheduledSequence, StepPlan
+from sim.cost.measured import Calibration, MeasuredCost, read_calibration
+from sim.errors import ConfigError, Problem
+
+ABOUT, STEPS, OTHERS = "calibration.json", "steps.csv", "others.csv"
+STEP_COLUMNS = (
+    "model_role",
+    "fusion",
+    "num_decode_seqs",
+    "num_new_tokens",
+    "context_tokens",
+    "step_us",
+    "spread_us",
+)
+OTHER_COLUMNS = ("what", "amount", "time_us")
+SCHEDULE, COPY, SWAP = "schedule", "copy", "swap"
+
+
+@dataclass(frozen=True, slots=True)
+class Curve:
+    """A time that depends on one amount, linear between measured ones, continued beyond."""
+
+    amounts: NDArray[np.float64]  # [n], ascending
+    times_ns: NDArray[np.float64]  # [n]
+
+    def at_ns(self, amount: float) -> float:
+        """The time of an amount; none takes none."""
+        if amount == 0:
+            return 0.0
+        if len(self.amounts) == 1:
+            return float(self.times_ns[0])
+        low = int(np.clip(np.searchsorted(self.amounts, amount, side="right") - 1, 0, len(self.amounts) - 2))
+        (x0, x1), (y0, y1) = self.amounts[low : low + 2], self.times_ns[low : low + 2]
+        return max(float(y0 + (amount - x0) * (y1 - y0) / (x1 - x0)), 0.0)
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceCalibration:
+    """A calibration as it was read.
+
+    Attributes:
+        about: What `calibration.json` says.
+        target: Steps of the target. verify, draft: Where there is a draft model.
+        others: `SCHEDULE` by sequences, `COPY` and `SWAP` by blocks.
+    """
+
+    about: Mapping[str, Any]
+    target: Calibration
+    verify: Calibration | None = None
+    draft: Calibration | None = None
+    others: Mapping[str, Curve] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """For people: the device and the day."""
+        return f"{self.about['device']}, {self.about['date'][:10]}"
+
+
+def read_device_calibration(folder: Path, fusion: str) -> DeviceCalibration:
+    """A calibration's folder, at one level of fusion.
+
+    Raises:
+        ConfigError: A file is missing or wrong, or that level was not measured.
+    """
+    about = _read_about(folder / ABOUT)
+    if fusion not in about["fusions"]:
+        message = f"was measured with fusion {', '.join(about['fusions'])}, not {fusion}: calibrate again"
+        raise ConfigError([Problem(str(folder / ABOUT), "fusions", message)])
+    steps = folder / STEPS
+    drafts = about["draft"] is not None
+    return DeviceCalibration(
+        about,
+        read_calibration(steps, model_role="target", fusion=fusion),
+        read_calibration(steps, model_role="verify", fusion=fusion) if drafts else None,
+        read_calibration(steps, model_role="draft", fusion=fusion) if drafts else None,
+        _read_others(folder / OTHERS),
+    )
+
+
+def _read_about(path: Path) -> dict[str, Any]:
+    try:
+        about = json.loads(path.read_text(encoding="utf-8"))
+        if not {"device", "date", "fusions", "draft", "model"} <= set(about):
+            raise ValueError("it lacks what a calibration says of itself")
+    except FileNotFoundError:
+        message = "is not there: pagecast calibrate makes a calibration"
+        raise ConfigError([Problem(str(path), "", message)]) from None
+    except (OSError, ValueError, TypeError) as error:
+        raise ConfigError([Problem(str(path), "", f"is no calibration: {error}")]) from None
+    return dict(about)
+
+
+def _read_others(path: Path) -> dict[str, Curve]:
+    points: dict[str, list[tuple[float, float]]] = {}
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            for row in csv.DictReader(file):
+                point = float(row["amount"]), float(row["time_us"]) * 1e3
+                points.setdefault(row["what"], []).append(point)
+    except (OSError, KeyError, TypeError, ValueError) as error:
+        raise ConfigError([Problem(str(path), "", f"is no table of a calibration: {error}")]) from None
+    return {what: Curve(*np.array(sorted(found)).T) for what, found in points.items()}
+
+
+def dump_table(columns: tuple[str, ...], rows: list[tuple[Any, ...]]) -> str:
+    """A table as the text of a CSV file."""
+    file = io.StringIO()
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow(columns)
+    writer.writerows(rows)
+    return file.getvalue()
+
+
+class CalibratedCost:
+    """Step times of the target by a calibration, time to decide included; a `CostModel`."""
+
+    def __init__(self, calibration: DeviceCalibration) -> None:
+        self._target = MeasuredCost(calibration.target)
+        self._verify = MeasuredCost(calibration.verify) if calibration.verify is not None else None
+        self._schedule = calibration.others.get(SCHEDULE)
+        self._base_ns = float(calibration.target.times_ns[0, 0, 0])
+
+    def step_ends_ns(self, plan: StepPlan) -> list[int]:  # [horizon]
+        """End of each step of a plan, counted from its start."""
+        decide_ns = self.schedule_ns(plan)
+        ends = self.model_ends_ns(plan)
+        return [end + decide_ns * number for number, end in enumerate(ends, 1)] if decide_ns else ends
+
+    def schedule_ns(self, plan: StepPlan) -> int:
+        """Time to decide one step of a plan."""
+        return round(self._schedule.at_ns(plan.num_running)) if self._schedule is not None else 0
+
+    def model_ends_ns(self, plan: StepPlan) -> list[int]:  # [horizon]
+        """The same without the time to decide."""
+        drafted = [row for row in plan.chunks if row.num_draft_tokens]
+        if self._verify is None or not drafted:
+            return self._target.step_ends_ns(plan)
+        verify_ns = self._verify.time_ns(*_verifying(drafted))
+        rest = plan._replace(chunks=tuple(row for row in plan.chunks if not row.num_draft_tokens))
+        if not rest.num_decode_seqs and not rest.chunks:
+            return [max(round(verify_ns), 1)]
+        beside_ns = max(self._target.step_ends_ns(rest)[0] - self._base_ns, 0)
+        return [max(round(verify_ns + beside_ns), 1)]
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What lay outside what was measured, a sentence each."""
+        verify = self._verify.warnings if self._verify is not None else ()
+        return (*self._target.warnings, *(f"verifying: {warning}" for warning in verify))
+
+
+def _verifying(rows: list[ScheduledSequence]) -> tuple[float, float, float]:
+    """A place in the grid of `verify`: sequences, mean tokens of each, mean context."""
+    count = len(rows)
+    tokens = sum(row.num_tokens for row in rows)
+    context = sum(row.num_computed_tokens for row in rows)
+    return count, tokens / count, context / count
+
+
+class CalibratedMoves:
+    """Times of moving blocks by a calibration; a `MoveTimes`."""
+
+    def __init__(self, others: Mapping[str, Curve]) -> None:
+        self._swap, self._copy = others[SWAP], others[COPY]
+
+    def host_ns(self, num_blocks: int) -> int:
+        """Moving so many blocks to the host or back."""
+        return round(self._swap.at_ns(num_blocks))
+
+    def device_ns(self, num_blocks: int) -> int:
+        """Copying so many blocks within the device's memory."""
+        return round(self._copy.at_ns(num_blocks))
