@@ -68,8 +68,9 @@ def test_no_gpu_beats_its_datasheet(name: str) -> None:
 
 def test_an_a100_reaches_what_was_measured_of_it() -> None:
     gpu = load_gpu("a100-80gb-sxm")
-    gemm, spread = gpu.curves.gemm, gpu.curves.gemm and gpu.curves.gemm.spread
+    gemm = gpu.curves.gemm
     assert gemm is not None
+    spread = gemm.spread
     assert spread is not None
     off = np.abs(np.expm1(errors(gemm, gpu)))
     assert np.median(off) == pytest.approx(spread.median_fraction, rel=0.01)
