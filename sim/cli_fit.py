@@ -27,6 +27,9 @@ from sim.units import Dimension, format_quantity
 from sim.yaml_dump import dump_yaml
 
 _KEYS = {parameter: key for key, parameter in PARAMETERS.items()}
+ROLES = ("target", "draft")
+STEPS_FILE = "steps.csv"
+"""Of a calibration that is a folder."""
 _FIGURES = {
     "step_overhead_ns": "step_overhead",
     "seq_overhead_ns": "seq_overhead",
@@ -54,6 +57,7 @@ def fit_tables(tables: Sequence[Path], hardware: str, out: Path, steps_of: Steps
         ConfigError: A table, the hardware, the model or the file to write is wrong; nothing is written.
     """
     gpu = _named(load_gpu, hardware, "--hardware")
+    tables = [path / STEPS_FILE if path.is_dir() else path for path in tables]
     calibrations = [path for path in tables if is_calibration(path)]
     if len(calibrations) > 1:
         raise ConfigError([Problem(str(calibrations[1]), "", "is a second calibration: fit one at a time")])
@@ -98,6 +102,9 @@ def _fit_calibration(path: Path, gpu: Gpu, steps_of: StepsOf) -> StepFit:
         problem = Problem("--model", "", f"say which model the steps of {path} were measured with")
         raise ConfigError([problem])
     model = _named(load_model, steps_of.model, "--model")
+    if steps_of.role not in ROLES:
+        message = f"{steps_of.role!r} is not {' or '.join(ROLES)}: only their rows are steps of one model"
+        raise ConfigError([Problem("--role", "", message)])
     if steps_of.fusion not in {fusion.value for fusion in Fusion}:
         raise ConfigError([Problem("--fusion", "", f"{steps_of.fusion!r} is not none, fused or graph")])
     calibration = read_calibration(path, model_role=steps_of.role, fusion=steps_of.fusion)

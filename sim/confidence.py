@@ -88,7 +88,7 @@ def _how(cost: CostModel) -> str:
         case RooflineCost():
             return "a roofline of the hardware's figures, which were not fitted to steps"
         case _:
-            return f"{type(cost).__name__} says nothing of it"
+            return f"times of {type(cost).__name__}; how far they are off was not measured"
 
 
 def _kernel_parts(gpu: Gpu, *, num_gpus: int) -> Iterator[Part]:

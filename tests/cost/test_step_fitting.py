@@ -144,6 +144,13 @@ def test_the_command_writes_figures_that_a_hardware_file_takes(table: Path) -> N
     assert "If they are, the answer is" in report
 
 
+def test_the_folder_of_a_calibration_stands_for_its_steps(table: Path) -> None:
+    pagecast(*FIT, "--model", "llama-3-8b")
+    of_file = Path("out.yaml").read_text()
+    pagecast("fit", ".", "--hardware", "h200", "--out", "out.yaml", "--model", "llama-3-8b")
+    assert Path("out.yaml").read_text() == of_file
+
+
 def test_the_command_writes_assumed_curves_as_they_moved(table: Path) -> None:
     catalog = Path(__file__).resolve().parents[2] / "sim" / "catalog" / "hardware" / "h200.yaml"
     curve: dict[str, object] = {"source": "assumed", "floor": "3 us", "serial_per_depth": "1 ns"}
@@ -164,6 +171,7 @@ def test_the_command_writes_assumed_curves_as_they_moved(table: Path) -> None:
         ((), "--model: say which model"),
         (("--model", "llama-3-9b"), "--model: 'llama-3-9b' is not in the catalogue (did you mean"),
         (("--model", "llama-3-8b", "--fusion", "all"), "--fusion: 'all' is not none, fused or graph"),
+        (("--model", "llama-3-8b", "--role", "verify"), "--role: 'verify' is not target or draft"),
         (("--model", "llama-3-8b", "--role", "draft"), "0 points of draft, graph are no full grid"),
     ],
 )
