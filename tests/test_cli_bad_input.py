@@ -218,6 +218,10 @@ DOES_NOT_SUIT: dict[str, tuple[bytes, tuple[str, ...]]] = {
         _changed("a100-80gb-sxm", "./gpu.yaml"),
         ("gpu.yaml:4:19: memory_bandwidth: a bandwidth must be positive, not '-2039.0 GB/s'",),
     ),
+    "bandwidth that no GPU has": (
+        _changed("a100-80gb-sxm", "./fast.yaml"),
+        ("fast.yaml:4:19: memory_bandwidth: 2.039e+09 GB/s is impossible for one GPU: expected",),
+    ),
     "unit of something else": (
         _changed("a100-80gb-sxm", "./unit.yaml"),
         ("unit.yaml:4:19: memory_bandwidth: 'TFLOP/s' is a unit of compute rate, not of bandwidth",),
@@ -230,6 +234,7 @@ def test_what_does_not_suit_model_or_gpu_is_refused_by_the_command(what: str) ->
     gpu = (CATALOG / "hardware" / "a100-80gb-sxm.yaml").read_text()
     Path("gpu.yaml").write_text(gpu.replace("value: 2039, unit: GB/s", "value: -2039, unit: GB/s"))
     Path("unit.yaml").write_text(gpu.replace("value: 2039, unit: GB/s", "value: 2039, unit: TFLOP/s"))
+    Path("fast.yaml").write_text(gpu.replace("value: 2039, unit: GB/s", "value: 2039000000, unit: GB/s"))
     content, says = DOES_NOT_SUIT[what]
     Path("bad.yaml").write_bytes(content)
     message = refused("simulate", "bad.yaml", "--out", "run")
