@@ -2,7 +2,8 @@
 
 Three simulations make a band: step times as predicted, and every fitted part at the short and at the long end
 of where nine of ten measured times lie, all parts the same way for the whole run. Errors of different kernels
-partly cancel, so the band is wider than nine of ten such runs would be. What was not fitted is not moved.
+partly cancel, so what is fitted does less than that in nine of ten runs. What was not fitted is not moved, and
+may move the answer further.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import fields, replace
 
 from sim.basis import Basis, Number, Part
+from sim.cost.calibration import CalibratedCost
 from sim.cost.cost_model import CostModel
 from sim.cost.curve_parameters import FittedCurves, Spread
 from sim.cost.hardware import Figure, Gpu, Source
@@ -83,7 +85,7 @@ def _parts(experiment: Experiment) -> Iterator[Part]:
 def _how(cost: CostModel) -> str:
     """Why nothing is known."""
     match cost:
-        case MeasuredCost():
+        case MeasuredCost() | CalibratedCost():
             return "interpolated between measured steps; what lies between was not measured"
         case RooflineCost():
             return "a roofline of the hardware's figures, which were not fitted to steps"

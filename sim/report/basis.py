@@ -19,19 +19,25 @@ UNKNOWN = "unknown"
 NOT_ASKED = "With --confidence the run is simulated twice more, for what this does to the numbers above."
 NOTHING_KNOWN = "Nothing was fitted to measured times, so how far step times are off is unknown, not zero."
 BAND = (
-    "All fitted parts are off that far, the same way, for the whole run. Errors of different kernels partly "
-    "cancel, so this is a wide band. Parts that say unknown are as predicted in all three columns."
+    "All fitted parts are off that far, the same way, for the whole run; errors of different kernels partly "
+    "cancel, so these parts alone do less."
 )
+NOT_MOVED = "Parts that say unknown are as predicted in all three columns: they may move the answer further."
 
 
 def basis_tables(basis: Basis) -> Iterator[RenderableType]:
     """Everything, with an empty line before each table."""
     yield from (Text(), _parts(basis.parts))
     if basis.band is not None:
-        yield from (Text(), _band(basis.band), _remark(BAND))
+        yield from (Text(), _band(basis.band), _remark(_caveat(basis.parts)))
     else:
         yield _remark(NOT_ASKED if basis.is_known else NOTHING_KNOWN)
     yield from (Text(), _figures(basis.figures))
+
+
+def _caveat(parts: tuple[Part, ...]) -> str:
+    has_unknown = any(part.longer_fraction is None for part in parts)
+    return f"{BAND} {NOT_MOVED}" if has_unknown else BAND
 
 
 def _remark(words: str) -> RenderableType:

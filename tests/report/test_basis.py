@@ -50,6 +50,13 @@ def test_the_band_stands_in_three_columns() -> None:
     assert not any("twice more" in line for line in lines)
 
 
+def test_what_is_unknown_may_move_the_answer_further() -> None:
+    band = {"median_ttft_ms": (17.8, 20.4, 24.4)}
+    words = "they may move the answer further"
+    assert words in " ".join(" ".join(shown(Basis(FIGURES, (KNOWN, UNKNOWN), band))).split())
+    assert words not in " ".join(" ".join(shown(Basis(FIGURES, (KNOWN,), band))).split())
+
+
 def test_figures_are_listed_by_source() -> None:
     lines = shown(Basis(FIGURES, (KNOWN,)))
     assert [line.split()[0] for line in lines if "80 GiB" in line or "1.5 ms" in line] == [
