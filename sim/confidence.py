@@ -2,8 +2,8 @@
 
 Three simulations make a band: step times as predicted, and every fitted part at the short and at the long end
 of where nine of ten measured times lie, all parts the same way for the whole run. Errors of different kernels
-partly cancel, so what is fitted does less than that in nine of ten runs. What was not fitted is not moved, and
-may move the answer further.
+partly cancel, so what is fitted does less than that in nine of ten runs. What was not fitted is not moved,
+and may move the answer further.
 """
 
 from __future__ import annotations
