@@ -10,7 +10,7 @@ from sim.config import load_experiment
 from sim.config_catalog import load_model
 from sim.core.group import GroupSchedulerConfig, PreemptionMode
 from sim.core.reservation import ContiguousConfig, Reservation
-from sim.cost.block_moves import BlockLayout
+from sim.cost.block_moves import BlockLayout, BlockMoves
 from sim.errors import ConfigError
 from sim.yaml_dump import dump_yaml
 from tests.v1 import paged
@@ -60,6 +60,7 @@ def test_the_paper_s_scheduler_has_its_own_defaults(paper: Path) -> None:
     assert scheduler.num_host_blocks == 4 * 2**30 // (16 * 819_200)
     assert not paged(experiment.engine).has_null_block
     assert experiment.traffic is not None
+    assert isinstance(experiment.traffic.moves, BlockMoves)
     assert experiment.traffic.moves.copies_per_block == 80
     assert not experiment.traffic.overlaps
 
@@ -69,6 +70,7 @@ def test_swap_settings_reach_the_link(paper: Path) -> None:
     experiment = load_experiment(paper, changes)
     assert experiment.traffic is not None
     assert experiment.traffic.overlaps
+    assert isinstance(experiment.traffic.moves, BlockMoves)
     assert experiment.traffic.moves.copies_per_block == 1
     assert isinstance(experiment.engine.scheduler, GroupSchedulerConfig)
     assert experiment.engine.scheduler.num_host_blocks == 200
