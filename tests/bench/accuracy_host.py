@@ -73,7 +73,7 @@ steps at a time, here {STEPS_AT_A_TIME}. Kernels are predicted; the host's times
 {table}
 
 Measured for 0.5.3 on 8B: 62 %. The GPU's 38 % of 13 ms would be {gpu_ms:.1f} ms; kernels are predicted
-{off:+.0%} from that, and the weights alone take {weights_ms:.1f} ms at the whole bandwidth. Steps of 0.5.3 over
-those of 0.6, and what was published for throughput under load: {", ".join(growth)}.
+{off:+.0%} from that, and the weights alone take {weights_ms:.1f} ms at the whole bandwidth. Steps of 0.5.3
+over those of 0.6, and what was published for throughput under load: {", ".join(growth)}.
 """
     return text.split("\n")

@@ -133,9 +133,9 @@ What an engine of its time did differently is a fact of its set-up:
 Prompt attention of that time reaches {fraction:.1%} of the A100's rate, by early vLLM's quadratic term for
 OPT-13B in DistServe's profile. Hosts of vLLM and its fork with several workers are fitted to
 {len(left)} steps of early vLLM on OPT-13B and 66B (same profile) and of BLOOM-176B (Splitwise's table):
-{step_ms:.1f} ms a step, {launch_us:.1f} us a kernel, {seq_us:.0f} us a sequence, {token_us:.0f} us a prompt token
-(not Sarathi's, whose workers keep prompts). They are left with a median error of {half:.1%}, nine of ten
-within {most:.0%}.
+{step_ms:.1f} ms a step, {launch_us:.1f} us a kernel, {seq_us:.0f} us a sequence, {token_us:.0f} us a token
+of a prompt (not Sarathi's, whose workers keep prompts). They are left with a median error of {half:.1%},
+nine of ten within {most:.0%}.
 """
     return text.split("\n")
 
