@@ -180,4 +180,4 @@ prompt hits the prefix cache.
     for name, value in real.items():
         cells = (f"{each[name]:.4g} | {each[name] / value - 1:+.1%}" for each in found.values())
         lines.append(f"| {name} | {value:.4g} | {' | '.join(cells)} |")
-    return [*lines, "", f"![Sequences running and waiting]({PICTURE.name}.png)", ""]
+    return [*lines, "", f"![Sequences running and waiting]({PICTURE.name}.svg)", ""]
