@@ -53,6 +53,11 @@ class Drafter:
         self._num_read: dict[Name, int] = {}
         self._proposals: dict[Name, tuple[list[int], torch.Tensor]] = {}
 
+    def take_as_read(self, name: Name, num_tokens: int) -> None:
+        """Take it that the keys of so many tokens are there: for steps that are made up."""
+        self._num_read[name] = num_tokens
+        self._proposals.pop(name, None)
+
     def drafts_of(self, row: ScheduledSequence) -> tuple[list[int], torch.Tensor] | None:
         """The drafts that a row verifies, and what they were drawn from; None where they only fill places.
 

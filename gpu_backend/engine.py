@@ -30,6 +30,7 @@ from gpu_backend.llama import LlamaModel
 from gpu_backend.prompts import Prompts
 from gpu_backend.runner import GraphSettings, ModelRunner, padded_sizes
 from gpu_backend.texts import Texts
+from gpu_backend.yardstick import WithYardstick, Yardstick
 from sim.core.engine import EngineConfig, EngineCore
 from sim.core.group import GroupSchedulerConfig, VictimCost
 from sim.core.kv_cache import CacheConfig
@@ -75,6 +76,7 @@ class DeviceBody:
 
     Attributes:
         prompts: What the requests say.
+        yardstick: Measures the machine between steps, where time is measured.
         victim_cost: By which a victim is swapped or recomputed, where that is to be decided.
         executors: Those made so far, one for each replica.
         plans: What was decided so far.
@@ -89,6 +91,7 @@ class DeviceBody:
     time: Clock = Clock.MEASURED
     speculating: Speculating | None = None
     victim_cost: VictimCost | None = None
+    yardstick: Yardstick | None = None
     executors: list[TorchExecutor] = field(default_factory=list)
     plans: list[PlanFacts] = field(default_factory=list)
 
@@ -112,7 +115,11 @@ class DeviceBody:
         assert isinstance(core, TimedCore), "made by `core`"
         executor = self._executor(core)
         self.executors.append(executor)
-        clocked = OnTheWall(executor, timeline) if self.time is Clock.WALL else executor
+        clocked: Executor = executor
+        if self.yardstick is not None:
+            clocked = WithYardstick(executor, self.yardstick)
+        elif self.time is Clock.WALL:
+            clocked = OnTheWall(executor, timeline)
         return PlanLog(clocked, self.plans, len(self.executors) - 1)
 
     def _executor(self, core: TimedCore) -> TorchExecutor:

@@ -18,6 +18,7 @@ from gpu_backend.batch import build_batch
 from gpu_backend.block_tables import BlockTables
 from gpu_backend.choosing import Choices, Chooser
 from gpu_backend.drafting import Drafter
+from gpu_backend.kv_storage import KVStorage
 from gpu_backend.runner import ModelRunner
 from gpu_backend.stopwatch import Stopwatch
 from gpu_backend.texts import Name, Texts, name_of
@@ -67,6 +68,8 @@ class TorchExecutor:
         """Of each step so far."""
         self.accepted: dict[Name, list[int]] = {}
         """Drafts kept in each round of each sequence."""
+        self.fixed_num_drafts: int | None = None
+        """So many drafts for every row that yields a token, whatever is left of it; None: as is decided."""
         self._tables = tables
         self._chooser = chooser
         self._counter = counter
@@ -74,15 +77,20 @@ class TorchExecutor:
         self._take_schedule_ns = take_schedule_ns
         self._watch = Stopwatch(target.model.device)
 
+    @property
+    def storages(self) -> list[KVStorage]:
+        """Keys and values, of the target and of the draft model if there is one."""
+        drafter = self.drafter
+        return [self.target.storage, *([drafter.runner.storage] if drafter is not None else [])]
+
     @torch.inference_mode()
     def execute(self, plan: StepPlan) -> StepResult:
         """Do the one step of a plan, and say how long it took."""
         assert plan.horizon == 1, "a device does one step at a time: plan with max_horizon 1"
         watch, target = self._watch, self.target
         watch.restart()
-        target.storage.apply(plan)
-        if self.drafter is not None:
-            self.drafter.runner.storage.apply(plan)
+        for storage in self.storages:
+            storage.apply(plan)
         move_ns = watch.lap_ns()
         self._tables.update(plan)
         batch = build_batch(plan, self._tokens_of, self._tables, self._block_size, target.model.device)
@@ -122,5 +130,7 @@ class TorchExecutor:
                 self.accepted.setdefault(name_of(row.seq), []).append(num_kept)
         rows = rows_going_on(plan, choices.num_accepted)
         count = self._counter.count(rows)
+        if self.fixed_num_drafts is not None:
+            rows, count = [row for row in plan.rows if row.yields_token], self.fixed_num_drafts
         self.drafter.read_and_propose(plan, self._tables, [row.seq for row in rows], count)
         return {row.seq.seq_id: count for row in rows} if count else {}

@@ -67,6 +67,11 @@ class KVStorage:
         self._implementation = implementation
 
     @property
+    def num_host_blocks(self) -> int:
+        """Blocks on the host."""
+        return len(self._host)
+
+    @property
     def device_bytes(self) -> int:
         """Memory taken on the device."""
         return sum(layer.nbytes for layer in self._layers)

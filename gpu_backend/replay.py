@@ -34,6 +34,7 @@ from gpu_backend.loading import load_model
 from gpu_backend.model_folders import folder_of_model
 from gpu_backend.prompts import Prompts, text_tokens
 from gpu_backend.stopwatch import single_thread
+from gpu_backend.yardstick import Yardstick
 from sim.acceptance_file import dump_recorded
 from sim.cluster import Cluster, Progress
 from sim.core.engine import EngineConfig, PlanDetail
@@ -98,6 +99,11 @@ class Replayer:
             draft = _load(draft_folder, place)
         return cls(experiment, place, Models(_load(folder, place), draft), folder, options.clock)
 
+    @property
+    def config(self) -> EngineConfig:
+        """Settings of each replica's brain."""
+        return engine_for_devices(self.experiment.engine)
+
     def body(self, workload: Workload) -> DeviceBody:
         """Engines for one workload, served once."""
         experiment, speculation = self.experiment, self.experiment.speculation
@@ -114,7 +120,7 @@ class Replayer:
         return DeviceBody(
             self.place,
             self.models,
-            engine_for_devices(experiment.engine),
+            self.config,
             Prompts(workload.requests(), text, experiment.seed),
             experiment.sampling,
             experiment.seed,
@@ -128,7 +134,7 @@ class Replayer:
         experiment = self.experiment
         workload = build(experiment.workload, seed=experiment.seed)
         first = workload.first(_NUM_WARM_UP_REQUESTS)
-        with self._conditions():
+        with self.conditions():
             body = replace(self.body(first), time=Clock.MEASURED)
             Cluster(first, body.config, body).run()
 
@@ -139,7 +145,9 @@ class Replayer:
         environment says that it is incomplete, and why.
         """
         body, cut_short = self.body(workload), None
-        with self._conditions(), no_garbage_collection():
+        if self.clock is Clock.MEASURED and not self.place.is_cuda:
+            body.yardstick = Yardstick(self.models.target)
+        with self.conditions(), no_garbage_collection():
             cluster = Cluster(workload, body.config, body, self.experiment.cluster, on_progress)
             began_s = time.process_time()
             try:
@@ -158,7 +166,7 @@ class Replayer:
         return Served(record, attachments, environment, is_predicted=False, notes=notes)
 
     @contextmanager
-    def _conditions(self) -> Iterator[None]:
+    def conditions(self) -> Iterator[None]:
         """On a CPU one thread, so that its time is the step's."""
         if self.place.is_cuda or self.clock is Clock.WALL:
             yield
@@ -168,8 +176,7 @@ class Replayer:
 
     def _facts(self, body: DeviceBody, cut_short: str | None) -> dict[str, Any]:
         place = self.place
-        storages = [each.target.storage for each in body.executors]
-        storages += [each.drafter.runner.storage for each in body.executors if each.drafter is not None]
+        storages = [storage for each in body.executors for storage in each.storages]
         return {
             "device": place.name,
             "device_type": place.device.type,
@@ -182,6 +189,7 @@ class Replayer:
             "kv_cache_bytes": sum(storage.device_bytes for storage in storages),
             "host_kv_cache_bytes": sum(storage.host_bytes for storage in storages),
             "peak_device_bytes": torch.cuda.max_memory_allocated(place.device) if place.is_cuda else None,
+            "yardstick_us": body.yardstick.mean_us if body.yardstick is not None else None,
             "incomplete": cut_short,
         }
 

@@ -34,6 +34,11 @@ class Texts:
             self._num_prompt_tokens[name] = len(text)
         return text
 
+    def begin(self, name: Name, num_tokens: int) -> None:
+        """Begin a text anew, with the first tokens of its prompt."""
+        self._texts[name] = self._prompts.tokens(name[0])[:num_tokens]
+        self._num_prompt_tokens[name] = num_tokens
+
     def outputs(self) -> dict[Name, list[int]]:
         """What followed each prompt; the last round of drafts may have given more than was asked for."""
         return {name: text[self._num_prompt_tokens[name] :] for name, text in sorted(self._texts.items())}

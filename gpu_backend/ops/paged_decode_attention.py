@@ -25,6 +25,8 @@ from gpu_backend.ops.paged_context import PagedContext, check_context, context_s
 
 _WANTED_PROGRAMS = 2 * 132  # two for each multiprocessor of an H100
 _MIN_SPLIT_TOKENS = 256  # below this, merging costs more than the wider spread gains
+_MOST_PADDING = 4
+"""How many slots the twin looks at for one that counts, before it takes sequences apart."""
 
 
 def paged_decode_attention(
@@ -59,12 +61,12 @@ def paged_decode_attention(
 
 
 def _twin(query: torch.Tensor, context: PagedContext, scale: float) -> torch.Tensor:
-    """Sequences side by side, padded to the longest; by order of length where padding would be most of it."""
+    """Sequences side by side, padded to the longest; by order of length where that is mostly padding."""
     if len(query) == 0:
         return torch.empty_like(query)
     count_launch("paged_decode_attention", lambda: (query, context.bytes_of_contexts()), (query,))
     lens = context.context_lens.tolist()
-    if len(lens) * max(lens) <= 2 * sum(lens):
+    if len(lens) * max(lens) <= _MOST_PADDING * sum(lens):
         return _padded(query, context, scale)
     out = torch.empty_like(query)
     orders = torch.tensor([length.bit_length() for length in lens], device=query.device)

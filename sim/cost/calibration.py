@@ -16,7 +16,7 @@ import csv
 import io
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -65,7 +65,8 @@ class DeviceCalibration:
 
     Attributes:
         about: What `calibration.json` says.
-        target: Steps of the target. verify, draft: Where there is a draft model.
+        target: Steps of the target; where `about` says `pads`, their context is the longest sequence's.
+        verify, draft: Where there is a draft model.
         others: `SCHEDULE` by sequences, `COPY` and `SWAP` by blocks.
     """
 
@@ -74,6 +75,20 @@ class DeviceCalibration:
     verify: Calibration | None = None
     draft: Calibration | None = None
     others: Mapping[str, Curve] = field(default_factory=dict)
+
+    def slowed(self, factor: float) -> DeviceCalibration:
+        """What it would have been on a machine that takes `factor` times as long for everything."""
+        if factor == 1.0:
+            return self
+        return replace(
+            self,
+            target=self.target.slowed(factor),
+            verify=None if self.verify is None else self.verify.slowed(factor),
+            draft=None if self.draft is None else self.draft.slowed(factor),
+            others={
+                what: Curve(curve.amounts, curve.times_ns * factor) for what, curve in self.others.items()
+            },
+        )
 
     @property
     def name(self) -> str:
@@ -139,10 +154,13 @@ def dump_table(columns: tuple[str, ...], rows: list[tuple[Any, ...]]) -> str:
 class CalibratedCost:
     """Step times of the target by a calibration, time to decide included; a `CostModel`."""
 
-    def __init__(self, calibration: DeviceCalibration) -> None:
+    def __init__(self, calibration: DeviceCalibration, factor: float = 1.0) -> None:
+        """Args: factor: How much slower the machine is than it was then."""
+        calibration = calibration.slowed(factor)
         self._target = MeasuredCost(calibration.target)
         self._verify = MeasuredCost(calibration.verify) if calibration.verify is not None else None
         self._schedule = calibration.others.get(SCHEDULE)
+        self._pads = bool(calibration.about.get("pads"))
         self._base_ns = float(calibration.target.times_ns[0, 0, 0])
 
     def step_ends_ns(self, plan: StepPlan) -> list[int]:  # [horizon]
@@ -159,13 +177,21 @@ class CalibratedCost:
         """The same without the time to decide."""
         drafted = [row for row in plan.chunks if row.num_draft_tokens]
         if self._verify is None or not drafted:
-            return self._target.step_ends_ns(plan)
-        verify_ns = self._verify.time_ns(*_verifying(drafted))
+            return self._step_ends_ns(plan)
+        verify_ns = self._verify.time_ns(*_verifying(drafted, pads=self._pads))
         rest = plan._replace(chunks=tuple(row for row in plan.chunks if not row.num_draft_tokens))
         if not rest.num_decode_seqs and not rest.chunks:
             return [max(round(verify_ns), 1)]
-        beside_ns = max(self._target.step_ends_ns(rest)[0] - self._base_ns, 0)
+        beside_ns = max(self._step_ends_ns(rest)[0] - self._base_ns, 0)
         return [max(round(verify_ns + beside_ns), 1)]
+
+    def _step_ends_ns(self, plan: StepPlan) -> list[int]:
+        """Of steps without drafts; plans that name their sequences say which is the longest."""
+        decoding = [row.num_computed_tokens for row in plan.rows if row.is_decode] if self._pads else []
+        if not decoding or plan.num_steady_seqs:
+            return self._target.step_ends_ns(plan)
+        time_ns = self._target.time_ns(plan.num_decode_seqs, plan.num_prefill_tokens, max(decoding))
+        return [max(round(time_ns), 1)]
 
     @property
     def warnings(self) -> tuple[str, ...]:
@@ -174,12 +200,12 @@ class CalibratedCost:
         return (*self._target.warnings, *(f"verifying: {warning}" for warning in verify))
 
 
-def _verifying(rows: list[ScheduledSequence]) -> tuple[float, float, float]:
-    """A place in the grid of `verify`: sequences, mean tokens of each, mean context."""
+def _verifying(rows: list[ScheduledSequence], *, pads: bool) -> tuple[float, float, float]:
+    """A place in the grid of `verify`: sequences, mean tokens of each, mean (or longest) context."""
     count = len(rows)
     tokens = sum(row.num_tokens for row in rows)
-    context = sum(row.num_computed_tokens for row in rows)
-    return count, tokens / count, context / count
+    contexts = [row.num_computed_tokens for row in rows]
+    return count, tokens / count, max(contexts) if pads else sum(contexts) / count
 
 
 class CalibratedMoves:

@@ -37,6 +37,10 @@ class Calibration:
     axes: tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]
     times_ns: NDArray[np.float64]
 
+    def slowed(self, factor: float) -> Calibration:
+        """The same steps, each `factor` times as long."""
+        return Calibration(self.axes, self.times_ns * factor)
+
 
 def read_calibration(path: Path, *, model_role: str, fusion: str) -> Calibration:
     """The rows of a CSV file (`model_role,fusion`, the axes, `step_us`) that are of one role and fusion.
