@@ -138,10 +138,13 @@ class SpeculationCost:
         return (verify + draft) / expected_tokens(rate, count)
 
     def draft_ns(self, plan: StepPlan, rows: list[ScheduledSequence], count: int) -> int:
-        """Time to draft so many tokens for each of these after a step, whose tokens a model reads first."""
+        """Time to draft so many tokens for each of these after a step.
+
+        A draft model reads what the step made known even where nothing is drafted: it has to keep up.
+        """
         if self._draft is None:
-            return self._passes_ns(rows, count)
-        first = self._draft.step_ends_ns(plan)[0]
+            return self._passes_ns(rows, count) if count else 0
+        first = self._draft.step_ends_ns(_read_along(plan))[0]
         return first + (self._passes_ns(rows, count - 1) if count > 1 else 0)
 
     def _passes_ns(self, rows: list[ScheduledSequence], count: int) -> int:
@@ -152,8 +155,12 @@ class SpeculationCost:
                 return 0
             case Proposer.DRAFT_MODEL:
                 assert self._draft is not None, "checked when this was made"
-                passes = (_decode_step(len(rows), context + place * len(rows)) for place in range(count))
-                return sum(self._draft.step_ends_ns(step)[0] for step in passes)
+                step = _decode_step(len(rows), context)._replace(
+                    rows=tuple(map(_as_decode, rows)), num_steady_seqs=0
+                )
+                contexts = (context + place * len(rows) for place in range(count))
+                passes = (step._replace(decode_context_tokens=tokens) for tokens in contexts)
+                return sum(self._draft.step_ends_ns(each)[0] for each in passes)
             case Proposer.MEDUSA:
                 return round(config.cost_fraction * self._target_ns(len(rows), context))
             case Proposer.EAGLE:
@@ -210,7 +217,7 @@ class Speculator:
         going_on = rows_going_on(plan, accepted)
         count = self._counter.count(going_on)
         drafts = {row.seq.seq_id: count for row in going_on} if count else {}
-        return Speculated(accepted, drafts, self._cost.draft_ns(plan, going_on, count) if count else 0)
+        return Speculated(accepted, drafts, self._cost.draft_ns(plan, going_on, count))
 
     def _judge(self, row: ScheduledSequence) -> int:
         """Drafts kept; those that only pad an admission are all refused."""
@@ -246,6 +253,26 @@ def _verify_step(rows: list[ScheduledSequence], num_tokens: int) -> StepPlan:
         for row in rows
     )
     return _decode_step(0, 0)._replace(chunks=chunks, rows=chunks, num_running=len(rows))
+
+
+def _read_along(plan: StepPlan) -> StepPlan:
+    """What a draft model reads of a step: of drafts it made itself, the token that followed those kept."""
+    verified = [row for row in plan.chunks if row.num_draft_tokens]
+    if not verified:
+        return plan
+    return plan._replace(
+        num_decode_seqs=plan.num_decode_seqs + len(verified),
+        decode_context_tokens=plan.decode_context_tokens + _context_tokens(verified),
+        chunks=tuple(row for row in plan.chunks if not row.num_draft_tokens),
+        rows=tuple(_as_decode(row) if row.num_draft_tokens else row for row in plan.rows),
+    )
+
+
+def _as_decode(row: ScheduledSequence) -> ScheduledSequence:
+    """The row of a sequence that decodes its next token."""
+    return row._replace(
+        num_tokens=1, num_computed_tokens=row.seq.num_known, num_draft_tokens=0, yields_token=True
+    )
 
 
 def _decode_step(num_seqs: int, context_tokens: int) -> StepPlan:
