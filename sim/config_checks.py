@@ -307,8 +307,8 @@ class Fit:
             )
         if self.file.cluster.router == "prefix_affine" and not self.engine.enable_prefix_caching:
             yield "cluster.router prefix_affine gains nothing while engine.enable_prefix_caching is false"
-        if self.engine.async_scheduling and self.engine.fusion is None:
+        if self.engine.async_scheduling and self.engine.fusion == "roofline":
             yield (
                 "engine.async_scheduling applies the rules of scheduling ahead, but simulated steps do not "
-                "overlap without engine.fusion: no time is gained by it"
+                "overlap with engine.fusion roofline: no time is gained by it"
             )

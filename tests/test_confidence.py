@@ -54,7 +54,7 @@ def test_sums_over_gpus_count_where_there_are_several(here: Path) -> None:
     assert "all_reduce" in [part.name for part in parts]
 
 
-@pytest.mark.parametrize("override", ["hardware=l4", "step_time={target: 10 ms}", "engine.fusion=null"])
+@pytest.mark.parametrize("override", ["hardware=l4", "step_time={target: 10 ms}", "engine.fusion=roofline"])
 def test_where_nothing_was_fitted_the_uncertainty_is_unknown_and_nothing_is_simulated(
     here: Path, monkeypatch: pytest.MonkeyPatch, override: str
 ) -> None:

@@ -156,7 +156,7 @@ def test_chunked_prefill_may_be_off_when_every_prompt_fits_a_step(path: Path) ->
             ["cluster.router=prefix_affine", "engine.enable_prefix_caching=false"],
             "gains nothing while engine.enable_prefix_caching is false",
         ),
-        (["engine.async_scheduling=true"], "simulated steps do not overlap"),
+        (["engine.async_scheduling=true", "engine.fusion=roofline"], "simulated steps do not overlap"),
         (["parallelism.pipeline_parallel_size=2"], "serves up to 2 times as much"),
         (["engine.quantization=fp8"], "a100-80gb-sxm has no 8-bit products: the fp8 weights of llama-3-8b"),
     ],

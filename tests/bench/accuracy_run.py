@@ -86,7 +86,7 @@ class Run:
             f"{row['queued_ts'] - first:.9f},{row['input_toks']},{row['output_toks']}" for row in ordered
         ]
         (folder / "requests.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
-        kernels, roofline = (self._experiment(folder, more) for more in ("  fusion: graph", ""))
+        kernels, roofline = (self._experiment(folder, more) for more in ("  fusion: graph", "  fusion: roofline"))
         return {
             _BY_KERNELS: simulate(kernels),
             _BY_ROOFLINE: simulate(roofline),

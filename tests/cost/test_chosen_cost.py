@@ -24,11 +24,14 @@ def config(tmp_path: Path) -> Path:
     return path
 
 
-def test_kernels_are_counted_where_fusion_is_given(config: Path) -> None:
-    cost = experiment_cost(load_experiment(config, ["engine.fusion=none"]))
-    assert isinstance(cost, KernelCost)
-    assert cost.kernels.fusion is Fusion.NONE
-    assert isinstance(experiment_cost(load_experiment(config)), RooflineCost)
+def test_kernels_are_counted_as_one_graph_unless_another_fusion_or_a_roofline_is_asked_for(
+    config: Path,
+) -> None:
+    for overrides, fusion in (([], Fusion.GRAPH), (["engine.fusion=none"], Fusion.NONE)):
+        cost = experiment_cost(load_experiment(config, overrides))
+        assert isinstance(cost, KernelCost)
+        assert cost.kernels.fusion is fusion
+    assert isinstance(experiment_cost(load_experiment(config, ["engine.fusion=roofline"])), RooflineCost)
 
 
 def test_models_with_experts_or_latents_are_always_counted_by_kernels(config: Path) -> None:
