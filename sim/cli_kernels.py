@@ -94,9 +94,13 @@ def _summary(cost: KernelCost, batch: Batch) -> str:
     overhead_ns = cost.overhead_ns(batch.num_decode_seqs + len(batch.chunks))
     hidden = "hidden" if host_ns < device_ns else "not hidden"
     total_ns = max(device_ns, host_ns) + overhead_ns
+    stages = cost.kernels.pipeline_parallel_size
+    slowest = (
+        f"; slowest of {stages} stages {cost.slowest_stage_ns(batch) / 1e6:.3f} ms" if stages > 1 else ""
+    )
     return (
         f"kernels {device_ns / 1e6:.3f} ms, launches {host_ns / 1e6:.3f} ms ({hidden}), "
-        f"host overhead {overhead_ns / 1e6:.3f} ms: step {total_ns / 1e6:.3f} ms"
+        f"host overhead {overhead_ns / 1e6:.3f} ms: step {total_ns / 1e6:.3f} ms{slowest}"
     )
 
 

@@ -52,3 +52,10 @@ def test_weight_types_and_stages_are_seen_in_the_table(config: str) -> None:
     assert rows("output projection")[0][4] == rows("output projection", "engine.quantization=int4")[0][4]
     (sent,) = rows("send to next stage", "parallelism.pipeline_parallel_size=4")
     assert (sent[4], sent[-1]) == ("3", "link")
+
+
+def test_the_slowest_stage_is_said_where_there_are_stages(config: str) -> None:
+    arguments = ("kernels", config, "--decodes", "8", "--context", "100")
+    assert "slowest" not in pagecast(*arguments).stdout
+    split = pagecast(*arguments, "--set", "parallelism.pipeline_parallel_size=4").stdout
+    assert "slowest of 4 stages" in " ".join(split.split())

@@ -12,7 +12,8 @@ host are those of the hardware file. GPUs that share a model work as one.
 
 Pipeline stages: one batch is under way, so a step passes all stages and takes the sum of their times, and the
 activations sent between them; hosts of stages launch at the same time, so the fullest stage's launches count.
-How often batches could follow each other, one in each stage, is `slowest_stage_ns`; no run does that.
+How often batches could follow each other, one in each stage, is `slowest_stage_ns`: `pagecast kernels`
+prints it, no run does that.
 
 Hot path: kernels that depend on the number of tokens only are summed in a table, grown by doubling; attention
 is a line for each batch size, or a few products for each chunk, in plain Python. A step is
