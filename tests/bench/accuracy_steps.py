@@ -30,6 +30,7 @@ from tests.bench.measured_engines import (
     fit_early_vllm_host,
     sarathi,
     sarathi_steps,
+    splitwise_h100_steps,
     splitwise_steps,
 )
 
@@ -62,11 +63,11 @@ def sarathi_points(folder: Path, host: Host, *, packs_query_heads: bool = False)
     return [Point.of(engine, step) for step in sarathi_steps(folder)]
 
 
-def distserve_points(folder: Path) -> list[Point]:
-    """OPT-13B on A100."""
+def distserve_points(folder: Path, model: str, sizes: tuple[int, ...]) -> list[Point]:
+    """An OPT model on A100."""
     points = []
-    for size in (1, 2, 4):
-        engine, steps = distserve(folder, size), distserve_steps(folder, "distserve", "opt-13b", size)
+    for size in sizes:
+        engine, steps = distserve(folder, model, size), distserve_steps(folder, "distserve", model, size)
         points += [Point.of(engine, step, f"TP {size} ") for step in steps]
     return points
 
@@ -76,6 +77,12 @@ def splitwise_points(folder: Path, host: Host) -> list[Point]:
     gpu, model = early_gpu(folder), load_model("llama-2-70b")
     engines = {size: early_vllm(model, gpu, size, host) for size in (2, 4, 8)}
     return [Point.of(engines[size], step) for size, step in splitwise_steps(folder, "llama2-70b")]
+
+
+def splitwise_h100_points(folder: Path, host: Host) -> list[Point]:
+    """Llama-2-70B on eight H100, whose machine is taken to have the A100's host."""
+    engine = early_vllm(load_model("llama-2-70b"), early_gpu(folder, load_gpu("h100-sxm")), 8, host)
+    return [Point.of(engine, step) for step in splitwise_h100_steps()]
 
 
 def gpt_fast() -> tuple[Point, Point]:
@@ -93,7 +100,11 @@ def section(data: Path) -> list[str]:
     folder = data / "measured"
     host, left = fit_early_vllm_host(folder)
     packed = _median(sarathi_points(folder, host, packs_query_heads=True))
-    splitwise = splitwise_points(folder, host)
+    splitwise, opt_66b = splitwise_points(folder, host), distserve_points(folder, "opt-66b", (2, 4, 8))
+    h100 = ", ".join(
+        f"{point.name.removeprefix('H100 ')} {point.error_fraction:+.0%}"
+        for point in splitwise_h100_points(folder, host)
+    )
     small = [point for point in splitwise if "token" in point.name or _num_tokens(point) <= TOKENS_AS_LINEAR]
     return [
         *_set_ups(folder, host, left),
@@ -101,11 +112,15 @@ def section(data: Path) -> list[str]:
         f"With a KV head read once for all of its query heads the median absolute error is {packed}.",
         "Prompt 256 is the first batch of its run, slower than 512.",
         "",
-        *_points("DistServe, OPT-13B on A100", distserve_points(folder)),
+        *_points("DistServe, OPT-13B on A100", distserve_points(folder, "opt-13b", (1, 2, 4))),
+        f"OPT-66B with the same set-up, which has no goal: {_median(opt_66b)} over {len(opt_66b)} steps.",
+        "",
         *_points("Splitwise, Llama-2-70B on A100", splitwise),
         f"Without prompts of more than 2,048 tokens a step: {_median(small)} over {len(small)} steps. Longer",
         "ones take up to twice as long as in proportion on 4 and 8 GPUs, under BLOOM-176B as well, one long",
-        "prompt or many short ones alike. Nothing here explains that, so they are the worst rows.",
+        "prompt or many short ones alike. Nothing here explains that, so they are the worst rows. Eight H100 with",
+        "the same times of the host, which have no goal (presumably that machine's host is a faster one):",
+        f"{h100}.",
         "",
         *_eager_and_graph(),
         *_flash_attention(),

@@ -207,8 +207,14 @@ def sarathi(folder: Path, host: Host, *, packs_query_heads: bool) -> Engine:
     return Engine(cost, replace(host, token_ns=0.0), 18)
 
 
-def distserve(folder: Path, num_gpus: int) -> Engine:
+def distserve(folder: Path, model: str, num_gpus: int) -> Engine:
     """An engine in C++: the catalogue's own times of the host, and prompt attention of its day."""
     gpu = early_gpu(folder)
     host = Host(gpu.step_overhead_ns, gpu.kernel_launch_ns, gpu.seq_overhead_ns)
-    return Engine(early_cost(load_model("opt-13b"), gpu, num_gpus), host)
+    return Engine(early_cost(load_model(model), gpu, num_gpus), host)
+
+
+def splitwise_h100_steps() -> list[Step]:
+    """Llama-2-70B on eight H100, as the paper prints it."""
+    steps = [Step(f"H100 prompt {n}", prompts(1, n), ms) for n, ms in ((512, 54), (2048, 137), (8192, 845))]
+    return [*steps, Step("H100 token", Batch(1, CONTEXT), 30)]
