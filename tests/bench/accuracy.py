@@ -20,12 +20,13 @@ PAGE = Path("results/accuracy.md")
 
 def main() -> None:
     """Compose the page."""
-    data = os.environ.get("PAGECAST_DATA")
-    if not data:
-        sys.exit("set PAGECAST_DATA to the folder with measured/")
+    folder = os.environ.get("PAGECAST_DATA", "")
+    data = next((at for at in (Path(folder) / "traces", Path(folder)) if (at / "measured").is_dir()), None)
+    if data is None:
+        sys.exit("set PAGECAST_DATA to the folder of public data, with traces/measured/")
     lines = ["# Predicted against measured", "", "Made by `make accuracy`; predictions are CPU work.", ""]
     for section in SECTIONS:
-        lines += section(Path(data))
+        lines += section(data)
     PAGE.write_text("\n".join(lines), encoding="utf-8")
 
 

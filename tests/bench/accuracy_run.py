@@ -38,7 +38,7 @@ engine:
   max_model_len: 32768
   scheduler: vllm-0.16
   async_scheduling: true
-{more}
+  fusion: {fusion}
 workload: {{kind: trace, path: requests.csv, format: vidur}}
 slo: {{ttft: 1 s, tpot: 50 ms}}
 """
@@ -79,6 +79,16 @@ class Run:
 
     def simulated(self, folder: Path) -> dict[str, RunRecord]:
         """The same requests, with step times of three kinds."""
+        self.write_requests(folder)
+        kernels, roofline = (self.experiment(folder, fusion) for fusion in ("graph", "roofline"))
+        return {
+            _BY_KERNELS: simulate(kernels),
+            _BY_ROOFLINE: simulate(roofline),
+            _DATASHEET: simulate(datasheet_alone(roofline)),
+        }
+
+    def write_requests(self, folder: Path) -> None:
+        """Arrivals and lengths, as a trace."""
         first = min(row["queued_ts"] for row in self.rows)
         lines = ["arrived_at,num_prefill_tokens,num_decode_tokens"]
         ordered = sorted(self.rows, key=lambda row: float(row["queued_ts"]))
@@ -86,16 +96,11 @@ class Run:
             f"{row['queued_ts'] - first:.9f},{row['input_toks']},{row['output_toks']}" for row in ordered
         ]
         (folder / "requests.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
-        kernels, roofline = (self._experiment(folder, more) for more in ("  fusion: graph", "  fusion: roofline"))
-        return {
-            _BY_KERNELS: simulate(kernels),
-            _BY_ROOFLINE: simulate(roofline),
-            _DATASHEET: simulate(datasheet_alone(roofline)),
-        }
 
-    def _experiment(self, folder: Path, more: str) -> Experiment:
+    def experiment(self, folder: Path, fusion: str) -> Experiment:
+        """The run's settings, with one way to step times."""
         config = folder / "run.yaml"
-        config.write_text(_CONFIG.format(blocks=self.num_blocks, more=more), encoding="utf-8")
+        config.write_text(_CONFIG.format(blocks=self.num_blocks, fusion=fusion), encoding="utf-8")
         return load_experiment(config)
 
 
@@ -107,7 +112,8 @@ def datasheet_alone(experiment: Experiment) -> Experiment:
     return replace(experiment, gpu=gpu)
 
 
-def _of_record(record: RunRecord) -> Latencies:
+def latencies_of(record: RunRecord) -> Latencies:
+    """Of a simulation."""
     arrival, first, last = (
         record.requests[name].astype("int64") / 1e9 for name in ("arrival", "first_token", "last_token")
     )
@@ -156,7 +162,7 @@ def section(data: Path) -> list[str]:
     with tempfile.TemporaryDirectory() as folder:
         records = run.simulated(Path(folder))
     save(picture(run, records), PICTURE)
-    found = {kind: _of_record(record) for kind, record in records.items()}
+    found = {kind: latencies_of(record) for kind, record in records.items()}
     text = """## vLLM 0.19 on an RTX 4090
 
 300 requests to Llama-3.1-8B, simulated from the run's settings, arrivals and lengths. Goals: 8 %, 8 %, 20 %.
