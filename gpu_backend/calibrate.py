@@ -21,6 +21,7 @@ from typing import Any
 import torch
 
 from gpu_backend.calibration import Calibrator, Measured, grid_for, swaps, table_of_steps
+from gpu_backend.in_situ import in_situ
 from gpu_backend.ops.implementation import Implementation
 from gpu_backend.replay import Replayer, ReplayOptions
 from sim.cost.calibration import (
@@ -98,6 +99,7 @@ def calibrate(
     others: dict[tuple[str, int], Measured] = {}
     key: dict[str, Any] = {}
     yardsticks: list[float] = []
+    in_situ_ratios: dict[str, Mapping[str, float]] = {}
     began = datetime.now(UTC)
     for fusion in levels:
         replayer = Replayer.of(replace(experiment, fusion=fusion), options)
@@ -111,12 +113,15 @@ def calibrate(
             replayer.warm_up()
             steps = calibrator.steps(_told(on_progress, fusion))
             others = others or calibrator.others()
-        if calibrator.yardstick is not None and calibrator.yardstick.mean_us is not None:
-            yardsticks.append(calibrator.yardstick.mean_us)
-        rows += table_of_steps(fusion.value, steps)
+            found = in_situ(replayer, key, steps, others)
+        in_situ_ratios[fusion.value] = found.ratios
+        if found.yardstick_us is not None:
+            yardsticks.append(found.yardstick_us)
+        rows += table_of_steps(fusion.value, found.corrected(steps))
     about = key | {
         "date": began.isoformat(timespec="seconds"),
         "spread_fraction": _spread_fraction(rows),
+        "in_situ": in_situ_ratios,
         "yardstick_us": round(sum(yardsticks) / len(yardsticks), 3) if yardsticks else None,
     }
     target = folder or folder_of(experiment, key)

@@ -3,34 +3,39 @@
     grid     decoding sequences  x  new tokens of a prompt chunk  x  context       target, draft model if any
              verifying sequences x  drafts and one               x  context       where there is a draft model
     rounds   the whole grid, again and again, in an order of its own each time; the first round is thrown
-             away, and of each visit the first step: steps that follow each other are alike, and find caches warm
+             away, and of each visit the first step: steps that follow each other are alike, and find
+             caches warm
 
-Steps are hand-made plans, carried out by the very executor that replays; so what is measured is what a replay
-pays. Rounds in different orders turn a slow drift of the machine into spread, which is reported, instead of
-error, which would not be. Owns the grid and the statistics. Refuses to predict.
+Steps are hand-made plans, carried out by the very executor that replays; so what is measured is what a
+replay pays. Rounds in different orders turn a slow drift of the machine into spread, which is reported,
+instead of error, which would not be; and each time is divided by how slow a yardstick was around it,
+where there is one. Owns the grid and the statistics. Refuses to predict.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from gpu_backend.engine import DeviceBody, TimedCore
-from gpu_backend.executor import StepParts, TorchExecutor
+from gpu_backend.executor import TorchExecutor
 from gpu_backend.replay import Replayer
 from gpu_backend.stopwatch import Stopwatch
-from gpu_backend.yardstick import EVERY_STEPS, Yardstick
+from gpu_backend.yardstick import Yardstick
 from sim.core.engine import EngineConfig, EngineCore
 from sim.core.group import GroupSchedulerConfig
 from sim.core.kv_cache import CacheConfig
 from sim.core.request import Request
 from sim.core.request import Sequence as EngineSequence
 from sim.core.step import BlockCopy, ScheduledSequence, ScheduleKind, StepPlan, StepResult
-from sim.cost.calibration import COPY, SCHEDULE, SWAP
+from sim.cost.calibration import COPY, SCHEDULE, SWAP, Curve, DeviceCalibration
+from sim.cost.measured import Calibration
+from sim.crosscheck.parts import StepParts
 from sim.driver import Timeline
 from workloads.spec import Workload
 
@@ -38,6 +43,8 @@ Point = tuple[str, int, int, int]
 """What is measured: role, sequences, new tokens, context."""
 NUM_REPEATS = 2
 """Steps of a visit that count."""
+NUM_AROUND = 4
+"""Yardsticks before and after a visit that say how fast the machine was."""
 OnPoint = Callable[[int, int], None]
 """Told how many points are measured, of how many."""
 
@@ -85,11 +92,17 @@ def grid_for(experiment_engine: EngineConfig, *, is_quick: bool, pads: bool) -> 
     """A grid that covers what an engine can be asked to do."""
     scheduler = experiment_engine.scheduler
     most_new, longest = scheduler.max_num_batched_tokens, scheduler.max_model_len
+    few = {min(count, scheduler.max_num_seqs) for count in (1, 2, 3, 4)}  # products of few rows go by steps
     if is_quick:
         seqs, new = _powers(scheduler.max_num_seqs, 4), _powers(most_new, 8)
-        return Grid((0, *seqs), (0, *new[1:]), _contexts(longest, 4), (1, 8, 64), 2, pads)
+        seqs = tuple(
+            sorted({*seqs, min(2, scheduler.max_num_seqs)})
+        )  # products of one row are of another kind
+        return Grid((0, *sorted({*seqs, *few})), (0, *new[1:]), _contexts(longest, 4), (1, 8, 64), 2, pads)
     seqs, new = _powers(scheduler.max_num_seqs, 2), _powers(most_new, 4)
-    return Grid((0, *seqs), (0, *new[1:]), _contexts(longest, 2), (1, 4, 16, 64, 256), 3, pads)
+    return Grid(
+        (0, *sorted({*seqs, *few})), (0, *new[1:]), _contexts(longest, 2), (1, 4, 16, 64, 256), 3, pads
+    )
 
 
 def _powers(largest: int, factor: int) -> tuple[int, ...]:
@@ -122,21 +135,37 @@ class Calibrator:
     def steps(self, on_point: OnPoint | None = None) -> dict[Point, Measured]:
         """Times of all steps; roles are those of `steps.csv`."""
         points = list(self._points())
-        times: dict[Point, list[float]] = {}
-        yardstick = self.yardstick
+        times: dict[Point, list[tuple[int, float]]] = {}
         num_done, num_all = 0, len(points) * (self.grid.num_rounds + 1)
         for number in range(self.grid.num_rounds + 1):
             for place in self._random.permutation(len(points)).tolist():
-                for visit in range(1 + NUM_REPEATS if number else 1):
-                    for key, time_ns in self._measured(points[place]):
-                        if visit:
-                            times.setdefault(key, []).append(time_ns)
+                visit = self._visit(points[place], 1 + NUM_REPEATS if number else 1)
+                if number:
+                    for key, time_ns in visit:
+                        times.setdefault(key, []).append((num_done, time_ns))
                 num_done += 1
-                if yardstick is not None and num_done % EVERY_STEPS == 0:
-                    yardstick.measure()
                 if on_point is not None:
                     on_point(num_done, num_all)
-        return self._as_passes({key: Measured.of(found) for key, found in times.items()})
+        slowness = self._slowness()
+        even = {key: [taken / slowness[when] for when, taken in found] for key, found in times.items()}
+        return self._as_passes({key: Measured.of(found) for key, found in even.items()})
+
+    def _visit(self, point: Point, num_steps: int) -> list[tuple[Point, float]]:
+        """Some steps of one point, without the first, behind a look at how fast the machine is just now."""
+        if self.yardstick is not None:
+            self.yardstick.measure()
+        taken = [list(self._measured(point)) for _ in range(num_steps)]
+        return [pair for step in taken[1:] for pair in step]
+
+    def _slowness(self) -> NDArray[np.float64]:
+        """How slow the machine was at each visit, by the yardsticks around it.  # [num_visits], mean 1."""
+        if self.yardstick is None:
+            return np.ones(len(list(self._points())) * (self.grid.num_rounds + 1))
+        times = np.array(self.yardstick.times_ns, dtype=float)
+        padded = np.pad(times, NUM_AROUND, mode="edge")
+        smooth = np.convolve(padded, np.ones(2 * NUM_AROUND + 1), mode="valid") / (2 * NUM_AROUND + 1)
+        first_counted = len(times) // (self.grid.num_rounds + 1)
+        return np.asarray(smooth / times[first_counted:].mean())
 
     def _points(self) -> Iterator[Point]:
         grid, drafts = self.grid, self._num_drafts
@@ -363,7 +392,39 @@ def _decided_ns(core: EngineCore, num_seqs: int) -> float:
     return core.take_spent_ns() / max(settled, 1)
 
 
-def table_of_steps(fusion: str, steps: dict[Point, Measured]) -> list[tuple[Any, ...]]:
+def calibration_of(
+    about: Mapping[str, Any],
+    steps: Mapping[Point, Measured],
+    others: Mapping[tuple[str, int], Measured],
+) -> DeviceCalibration:
+    """A calibration as it stands, before it is written."""
+    grids = {role: _grid_of(role, steps) for role in ("target", "verify", "draft")}
+    curves: dict[str, list[tuple[float, float]]] = {}
+    for (what, amount), measured in others.items():
+        curves.setdefault(what, []).append((amount, measured.time_us * 1e3))
+    target = grids["target"]
+    assert target is not None, "every calibration measures the target"
+    return DeviceCalibration(
+        about,
+        target,
+        grids["verify"],
+        grids["draft"],
+        {what: Curve(*np.array(sorted(points)).T) for what, points in curves.items()},
+    )
+
+
+def _grid_of(role: str, steps: Mapping[Point, Measured]) -> Calibration | None:
+    points = {point[1:]: measured.time_us * 1e3 for point, measured in steps.items() if point[0] == role}
+    if not points:
+        return None
+    seqs, new, contexts = (
+        np.array(sorted({point[axis] for point in points}), dtype=float) for axis in range(3)
+    )
+    times = [[[points[int(a), int(b), int(c)] for c in contexts] for b in new] for a in seqs]
+    return Calibration((seqs, new, contexts), np.array(times))
+
+
+def table_of_steps(fusion: str, steps: Mapping[Point, Measured]) -> list[tuple[Any, ...]]:
     """Rows of `steps.csv`."""
     return [
         (role, fusion, seqs, new, context, round(found.time_us, 3), round(found.spread_us, 3))

@@ -76,6 +76,7 @@ class DeviceBody:
 
     Attributes:
         prompts: What the requests say.
+        counts_launches: Whether each step's launches are counted.
         yardstick: Measures the machine between steps, where time is measured.
         victim_cost: By which a victim is swapped or recomputed, where that is to be decided.
         executors: Those made so far, one for each replica.
@@ -92,6 +93,7 @@ class DeviceBody:
     speculating: Speculating | None = None
     victim_cost: VictimCost | None = None
     yardstick: Yardstick | None = None
+    counts_launches: bool = False
     executors: list[TorchExecutor] = field(default_factory=list)
     plans: list[PlanFacts] = field(default_factory=list)
 
@@ -114,6 +116,7 @@ class DeviceBody:
         """The engine of one more replica, with memory of its own."""
         assert isinstance(core, TimedCore), "made by `core`"
         executor = self._executor(core)
+        executor.counts_launches = self.counts_launches
         self.executors.append(executor)
         clocked: Executor = executor
         if self.yardstick is not None:

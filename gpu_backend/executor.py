@@ -9,8 +9,8 @@ the core. Invariant: after `execute`, every text has as many tokens as the core 
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
 
@@ -19,30 +19,14 @@ from gpu_backend.block_tables import BlockTables
 from gpu_backend.choosing import Choices, Chooser
 from gpu_backend.drafting import Drafter
 from gpu_backend.kv_storage import KVStorage
+from gpu_backend.launches import LaunchLog, counted_launches
 from gpu_backend.runner import ModelRunner
 from gpu_backend.stopwatch import Stopwatch
 from gpu_backend.texts import Name, Texts, name_of
 from sim.core.request import SeqId
 from sim.core.step import ScheduledSequence, StepPlan, StepResult
+from sim.crosscheck.parts import StepParts
 from sim.speculation import DraftCounter, rows_going_on
-
-
-class StepParts(NamedTuple):
-    """Where the time of one step went, in nanoseconds."""
-
-    schedule_ns: int
-    """Deciding: settling the step before it and planning this one."""
-    move_ns: int
-    """Swap and copy-on-write."""
-    model_ns: int
-    """The target model, and choosing tokens."""
-    draft_ns: int
-    """The draft model."""
-
-    @property
-    def total_ns(self) -> int:
-        """All of it; a step takes time."""
-        return max(sum(self), 1)
 
 
 class TorchExecutor:
@@ -68,6 +52,9 @@ class TorchExecutor:
         """Of each step so far."""
         self.accepted: dict[Name, list[int]] = {}
         """Drafts kept in each round of each sequence."""
+        self.counts_launches = False
+        self.launches: list[LaunchLog] = []
+        """Of each step since `counts_launches` was set."""
         self.fixed_num_drafts: int | None = None
         """So many drafts for every row that yields a token, whatever is left of it; None: as is decided."""
         self._tables = tables
@@ -94,8 +81,9 @@ class TorchExecutor:
         move_ns = watch.lap_ns()
         self._tables.update(plan)
         batch = build_batch(plan, self._tokens_of, self._tables, self._block_size, target.model.device)
-        logits = target.forward(batch.tensors)  # [num_logits, vocab]
-        choices = self._chooser.choose(batch, logits, self.drafter)
+        with self._counted():
+            logits = target.forward(batch.tensors)  # [num_logits, vocab]
+            choices = self._chooser.choose(batch, logits, self.drafter)
         model_ns = watch.lap_ns()
         num_drafts = self._draft(plan, choices)
         parts = StepParts(self._take_schedule_ns(), move_ns, model_ns, watch.lap_ns())
@@ -107,6 +95,16 @@ class TorchExecutor:
             draft_ns=parts.draft_ns if self.drafter is not None else 0,
             beams=choices.beams,
         )
+
+    @contextmanager
+    def _counted(self) -> Iterator[None]:
+        """Counts the launches of the target's part of a step, where that is asked for."""
+        if not self.counts_launches:
+            yield
+            return
+        with counted_launches() as log:
+            yield
+        self.launches.append(log)
 
     def _tokens_of(self, row: ScheduledSequence) -> list[int]:
         """The tokens a row computes; places that only wait for drafts are filled with the newest token."""

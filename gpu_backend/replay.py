@@ -44,6 +44,7 @@ from sim.experiment import Experiment
 from sim.plan_log import dump_plans
 from sim.record_builder import build_record
 from sim.recording import Served
+from sim.run_record import RunRecord
 from sim.simulation import experiment_cost, experiment_draft_cost, no_garbage_collection
 from sim.speculation import Proposer, SpeculationCost
 from sim.victim_cost import CheaperOfTwo
@@ -66,6 +67,16 @@ class ReplayOptions:
     dtype: str | None = None
     model_folder: Path | None = None
     draft_folder: Path | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ReplayRun:
+    """A workload that was served, and what served it."""
+
+    record: RunRecord
+    body: DeviceBody
+    cut_short: str | None
+    """Why it did not come to its end; None if it did."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,13 +149,12 @@ class Replayer:
             body = replace(self.body(first), time=Clock.MEASURED)
             Cluster(first, body.config, body).run()
 
-    def serve(self, workload: Workload, on_progress: Progress | None = None) -> Served:
-        """Serve a workload.
-
-        If the device runs out of memory on the way, what had ended by then is what is returned, and its
-        environment says that it is incomplete, and why.
-        """
+    def run(
+        self, workload: Workload, on_progress: Progress | None = None, *, counts_launches: bool = False
+    ) -> ReplayRun:
+        """Serve a workload; if the device runs out of memory on the way, that is the end of it."""
         body, cut_short = self.body(workload), None
+        body.counts_launches = counts_launches
         if self.clock is Clock.MEASURED and not self.place.is_cuda:
             body.yardstick = Yardstick(self.models.target)
         with self.conditions(), no_garbage_collection():
@@ -159,11 +169,22 @@ class Replayer:
             cpu_s = time.process_time() - began_s
         if cut_short is None:
             cluster.check_ended()
-        record = build_record(cluster.recorder, cluster.cores, cpu_s)
-        environment = {"replay": self._facts(body, cut_short)}
-        notes = () if cut_short is None else (f"the run is incomplete: {cut_short}",)
-        attachments = _attachments(body, self.experiment)
-        return Served(record, attachments, environment, is_predicted=False, notes=notes)
+        return ReplayRun(build_record(cluster.recorder, cluster.cores, cpu_s), body, cut_short)
+
+    def serve(self, workload: Workload, on_progress: Progress | None = None) -> Served:
+        """Serve a workload, as the contents of a run folder.
+
+        If the device runs out of memory on the way, what had ended by then is what is returned, and its
+        environment says that it is incomplete, and why.
+        """
+        return self.as_served(self.run(workload, on_progress))
+
+    def as_served(self, done: ReplayRun) -> Served:
+        """A replay as the contents of a run folder."""
+        notes = () if done.cut_short is None else (f"the run is incomplete: {done.cut_short}",)
+        environment = {"replay": self.facts(done)}
+        attachments = _attachments(done.body, self.experiment)
+        return Served(done.record, attachments, environment, is_predicted=False, notes=notes)
 
     @contextmanager
     def conditions(self) -> Iterator[None]:
@@ -174,8 +195,9 @@ class Replayer:
             with single_thread():
                 yield
 
-    def _facts(self, body: DeviceBody, cut_short: str | None) -> dict[str, Any]:
-        place = self.place
+    def facts(self, done: ReplayRun) -> dict[str, Any]:
+        """What `environment.json` says of a replay."""
+        place, body = self.place, done.body
         storages = [storage for each in body.executors for storage in each.storages]
         return {
             "device": place.name,
@@ -190,7 +212,7 @@ class Replayer:
             "host_kv_cache_bytes": sum(storage.host_bytes for storage in storages),
             "peak_device_bytes": torch.cuda.max_memory_allocated(place.device) if place.is_cuda else None,
             "yardstick_us": body.yardstick.mean_us if body.yardstick is not None else None,
-            "incomplete": cut_short,
+            "incomplete": done.cut_short,
         }
 
 

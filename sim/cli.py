@@ -192,6 +192,101 @@ def replay(
         raise typer.Exit(THE_ANSWER_IS_NO)
 
 
+_Quick = Annotated[bool, typer.Option("--quick", help="A coarser calibration: under a minute on two cores.")]
+
+
+@app.command()
+def calibrate(
+    config: Annotated[Path, typer.Argument(metavar="CONFIG", help="The experiment's YAML file.")],
+    device: Annotated[_Device, typer.Option(help="Where; auto: a CUDA card if there is one.")] = _Device.AUTO,
+    set_: Overrides = None,
+    quick: _Quick = False,
+    fusion: Annotated[
+        list[str] | None,
+        typer.Option(metavar="LEVEL", help="none, fused or graph; may be given several times."),
+    ] = None,
+    model_folder: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Weights of the model, in the Hugging Face layout.")
+    ] = None,
+    draft_folder: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Weights of the draft model, likewise.")
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Folder to write. Default: results/calibrations/<name>-<device>."),
+    ] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar.")] = False,
+) -> None:
+    """Measure this device: steps over a grid, deciding, copies and swaps; for crosscheck and step_time."""
+    from sim.cli_crosscheck import calibrate_one
+    from sim.cli_replay import Replay
+
+    for level in fusion or ():
+        if level not in ("none", "fused", "graph"):
+            raise typer.BadParameter(f"must be none, fused or graph, not {level!r}", param_hint="--fusion")
+    request = Replay(
+        config,
+        tuple(set_ or ()),
+        out,
+        device.value,
+        model_folder=model_folder,
+        draft_folder=draft_folder,
+        shows_progress=not quiet and sys.stderr.isatty(),
+    )
+    calibrate_one(request, is_quick=quick, fusions=tuple(fusion or ()))
+
+
+@app.command()
+def crosscheck(
+    config: Annotated[Path, typer.Argument(metavar="CONFIG", help="The experiment's YAML file.")],
+    device: Annotated[_Device, typer.Option(help="Where; auto: a CUDA card if there is one.")] = _Device.AUTO,
+    set_: Overrides = None,
+    repeats: Annotated[
+        int | None, typer.Option(min=1, help="Replays. Default: crosscheck.repeats of the file, or 3.")
+    ] = None,
+    calibration: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Calibration to use. Default: a fresh one, or a new one."),
+    ] = None,
+    quick: _Quick = False,
+    model_folder: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Weights of the model, in the Hugging Face layout.")
+    ] = None,
+    draft_folder: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Weights of the draft model, likewise.")
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Folder to make. Default: results/<name>/crosscheck-..."),
+    ] = None,
+    json_: Annotated[
+        bool, typer.Option("--json", help="Print crosscheck.json, one JSON document, instead of tables.")
+    ] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar.")] = False,
+    no_plots: Annotated[bool, typer.Option("--no-plots", help="Draw no pictures.")] = False,
+) -> None:
+    """Simulate an experiment, replay it on a real engine, and say how far apart they are, and why.
+
+    Ends with 1 if decisions differ or an error is beyond its tolerance (crosscheck: in the file).
+    """
+    from sim.cli_crosscheck import Check, crosscheck_one
+    from sim.cli_replay import Replay
+
+    overrides = [*(set_ or ()), *([f"crosscheck.repeats={repeats}"] if repeats is not None else [])]
+    replay = Replay(
+        config,
+        tuple(overrides),
+        out,
+        device.value,
+        model_folder=model_folder,
+        draft_folder=draft_folder,
+        shows_progress=not quiet and sys.stderr.isatty(),
+        with_plots=not no_plots,
+    )
+    if not crosscheck_one(Check(replay, calibration, quick), as_json=json_):
+        raise typer.Exit(THE_ANSWER_IS_NO)
+
+
 @app.command()
 def check(
     configs: Annotated[list[Path], typer.Argument(metavar="CONFIG...", help="Experiment files.")],

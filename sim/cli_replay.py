@@ -71,13 +71,18 @@ def make_replayer(experiment: Experiment, request: Replay) -> Replayer:
     Raises:
         ConfigError: See `gpu_backend.replay.Replayer.of`; also where torch is missing.
     """
-    options = _options(request)
+    options = replay_options(request)
     from gpu_backend.replay import Replayer
 
     return Replayer.of(experiment, options)
 
 
-def _options(request: Replay) -> ReplayOptions:
+def replay_options(request: Replay) -> ReplayOptions:
+    """What the engine is asked for.
+
+    Raises:
+        ConfigError: torch, or another part of the engine, is not installed.
+    """
     try:
         from gpu_backend.devices import DeviceKind
         from gpu_backend.engine import Clock

@@ -20,6 +20,7 @@ from sim.cost.fixed import FixedCost
 from sim.cost.hardware import Gpu
 from sim.cost.kernels import Fusion
 from sim.cost.model import ModelShape
+from sim.crosscheck.settings import CrosscheckSettings
 from sim.links import HostTraffic
 from sim.metrics import Slo
 from sim.sampling import SamplingSettings
@@ -27,6 +28,7 @@ from sim.speculation import Speculation
 from workloads.generate import WorkloadConfig
 
 _AS_VLLM = SamplingSettings()
+_NOT_JUDGED = CrosscheckSettings()
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +56,7 @@ class Experiment:
         speculation: What is drafted and kept; None: nothing.
         step_times: Known step times; None: those of the cost model.
         sampling: How a real engine chooses tokens.
+        crosscheck: How far a simulation may be from its replay.
         fusion: How much of a step is one kernel; None: step times are those of `RooflineCost`.
     """
 
@@ -76,6 +79,7 @@ class Experiment:
     step_times: StepTimes | None = None
     fusion: Fusion | None = None
     sampling: SamplingSettings = _AS_VLLM
+    crosscheck: CrosscheckSettings = _NOT_JUDGED
     pipeline_parallel_size: int = 1
 
     @property

@@ -2,6 +2,7 @@
 
     {"step": 7, "replica": 0, "rows": [[request, sample, kind, tokens, computed, drafts, [new blocks]], ...],
      "preempted": [[request, sample], ...], "swap_out": [[from, to], ...], "swap_in": ..., "copy": ...,
+     "beams": [[request, parent's sample, child's sample], ...],
      "accepted": [[request, sample, drafts kept], ...]}
 
 One line for each plan; plans must name every sequence (`PlanDetail.SEQUENCES`). Refuses to judge.
@@ -56,6 +57,11 @@ def plan_facts(plan: StepPlan, result: StepResult, replica: int = 0) -> PlanFact
         "swap_out": _moves(plan.blocks_to_swap_out),
         "swap_in": _moves(plan.blocks_to_swap_in),
         "copy": _moves(plan.blocks_to_copy),
+        "beams": [
+            [int(request), fork.parent.sample, fork.child.sample]
+            for request, forks in sorted(result.beams.items())
+            for fork in forks
+        ],
         "accepted": [
             [*_name(row.seq), result.num_accepted[row.seq.seq_id]]
             for row in plan.rows

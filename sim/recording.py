@@ -86,26 +86,58 @@ def record_experiment(
     config = experiment.resolved()
     if folder is None:
         folder = experiment.results_dir / experiment.name / unique_run_name(config, started)
-    _refuse_unwritable(folder)
+    refuse_unwritable(folder)
     workload = build(experiment.workload, seed=experiment.seed)
     served = serve(experiment, workload, on_progress)
-    record = served.record
+    run = write_served(
+        folder,
+        experiment,
+        served,
+        with_plots=with_plots,
+        band_over=workload if with_confidence else None,
+        started=started,
+    )
+    return Recorded(run, folder, (*experiment.warnings, *workload.notes, *served.notes))
+
+
+def write_served(
+    folder: Path,
+    experiment: Experiment,
+    served: Served,
+    *,
+    with_plots: bool = True,
+    band_over: Workload | None = None,
+    started: datetime | None = None,
+) -> Run:
+    """Sum up what came of serving a workload, and write its run folder.
+
+    Args:
+        folder: Must not be there.
+        experiment: What was served.
+        served: What came of it.
+        with_plots: Whether to draw pictures.
+        band_over: The workload, if it is to be simulated twice more for what the spread of step times does.
+        started: When serving began; None: now.
+    """
+    config, record = experiment.resolved(), served.record
     identity = Identity(experiment.name, str(config["model"]), experiment.seed)
-    facts = Facts(experiment.seed, sys.argv, inputs_of(experiment), started, record.cpu_s)
+    facts = Facts(
+        experiment.seed, sys.argv, inputs_of(experiment), started or datetime.now(UTC), record.cpu_s
+    )
     summary = summarize(record, experiment.slo, identity)
     if served.is_predicted:
         basis = basis_of(experiment)
-        if with_confidence:
-            basis = with_band(basis, experiment, workload, summary.values)
+        if band_over is not None:
+            basis = with_band(basis, experiment, band_over, summary.values)
         summary = replace(summary, basis=basis)
     environment = collect_environment(facts) | dict(served.environment)
     run = Run(config, record, summary, environment)
     traffic = traffic_of(experiment.workload, record)
     write_run(folder, run, traffic, with_plots=with_plots, attachments=served.attachments)
-    return Recorded(run, folder, (*experiment.warnings, *workload.notes, *served.notes))
+    return run
 
 
-def _refuse_unwritable(folder: Path) -> None:
+def refuse_unwritable(folder: Path) -> None:
     """Say before the simulation what would spoil it at its end; makes nothing.
 
     Raises:

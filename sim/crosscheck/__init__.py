@@ -1,0 +1,1 @@
+"""Holding a simulation against a replay of the same workload on a real engine."""

@@ -1,0 +1,169 @@
+"""The page of a cross-check, `crosscheck.html`, and its folder.
+
+    crosscheck.html     verdict, tables, pictures, environment
+    crosscheck.json     the same as data
+    pictures/           distributions, timeline, attribution, as SVG and PNG
+    replay/             the first replay's run folder
+    simulation/         the run folder of its simulation in time
+
+Refuses to have numbers of its own. Written whole or not at all.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from html import escape
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console, RenderableType
+from rich.terminal_theme import DEFAULT_TERMINAL_THEME
+
+from sim.crosscheck.pictures import write_pictures
+from sim.crosscheck.text import crosscheck_text, verdict_text
+from sim.crosscheck.verdict import Crosscheck
+from sim.errors import ConfigError, Problem
+
+_WIDTH = 128
+_PAGE = """\
+<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<title>{title}</title>
+<style>
+body {{ margin: 2em auto; max-width: 76em; padding: 0 1em; font-family: sans-serif; color: #222 }}
+h1 {{ font-size: 1.5em }} h2 {{ font-size: 1.15em; margin-top: 1.8em }}
+.verdict {{ padding: .7em 1em; border-left: .4em solid {colour}; background: #f6f6f6; font-weight: bold }}
+pre {{ font: 13px/1.5 ui-monospace, Menlo, Consolas, monospace; overflow-x: auto }}
+img {{ width: 100%; max-width: 72em }}
+table.facts td {{ padding: .1em 1.2em .1em 0; vertical-align: top }}
+</style>
+</head>
+<body>
+<h1>{title}</h1>
+<p class="verdict">{verdict}</p>
+{explanation}
+{sections}
+</body>
+</html>
+"""
+_HOW_TO_READ = """\
+<p>The same workload was <b>replayed</b> on a real engine ({device}) and <b>simulated</b> with step times that
+were calibrated on it beforehand. <i>Decisions</i> compares what both schedulers did, step by step, when every
+step ends at the same moment: it has to be equal. <i>Time</i> compares latencies when the simulator predicts
+each step's time; an error is simulated over replayed, less one. <i>Error of busy time</i> says which part of
+a step the simulator gets wrong.</p>"""
+
+
+def write_crosscheck(
+    folder: Path, check: Crosscheck, write_runs: Callable[[Path], None], *, with_pictures: bool = True
+) -> Path:
+    """Write a cross-check's folder; returns its page.
+
+    Args:
+        folder: Must not be there.
+        check: What was found.
+        write_runs: Writes both run folders into the folder it is given.
+        with_pictures: Whether to draw.
+
+    Raises:
+        ConfigError: The folder is there already, or cannot be written.
+    """
+    if folder.exists():
+        raise ConfigError([Problem(str(folder), "", "is there already, and is not overwritten")])
+    partial = folder.parent / f".{folder.name}.partial-{os.getpid()}"
+    try:
+        partial.mkdir(parents=True)
+        write_runs(partial)
+        pictures = []
+        if with_pictures:
+            pictures = write_pictures(
+                partial / "pictures", check.simulated, check.replayed, check.attribution, check.name
+            )
+        (partial / "crosscheck.json").write_text(
+            json.dumps(check.to_json(), indent=2) + "\n", encoding="utf-8"
+        )
+        names = [picture.relative_to(partial).as_posix() for picture in pictures]
+        (partial / "crosscheck.html").write_text(crosscheck_page(check, names), encoding="utf-8")
+        partial.rename(folder)
+    except OSError as error:
+        raise ConfigError([Problem(str(folder), "", f"cannot be written: {error.strerror}")]) from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return folder / "crosscheck.html"
+
+
+def crosscheck_page(check: Crosscheck, pictures: Sequence[str]) -> str:
+    """The page; `pictures` are addresses of images, relative to it."""
+    facts = device_facts(check.environment)
+    sections = [_section("Numbers", f"<pre>{_as_html(crosscheck_text(check))}</pre>")]
+    if pictures:
+        sections.append(_section("Pictures", _images(pictures)))
+    sections.append(_section("Environment", _facts_table(facts)))
+    if check.warnings:
+        listed = "".join(f"<li>{escape(warning)}</li>" for warning in check.warnings)
+        sections.append(_section("What was not measured", f"<ul>{listed}</ul>"))
+    return render_page(
+        f"Cross-check: {check.name}",
+        verdict_text(check).plain,
+        holds=check.holds,
+        explanation=_HOW_TO_READ.format(device=escape(facts.get("device", "a device"))),
+        sections=sections,
+    )
+
+
+def render_page(
+    title: str, verdict: str, *, holds: bool | None, explanation: str, sections: Sequence[str]
+) -> str:
+    """A page with a verdict on top; grey where nothing is judged."""
+    colour = {True: "#009E73", False: "#C23B00", None: "#6B6B6B"}[holds]
+    return _PAGE.format(
+        title=escape(title),
+        verdict=escape(verdict),
+        colour=colour,
+        explanation=explanation,
+        sections="\n".join(sections),
+    )
+
+
+def device_facts(environment: Mapping[str, Any]) -> dict[str, str]:
+    """What a reader wants to know of the device and the calibration."""
+    replay, calibration = environment.get("replay", {}), environment.get("calibration", {})
+    spread, slowdown = calibration.get("spread_fraction", 0.0), environment.get("machine_slowdown", 1.0)
+    kind = ", ".join(str(replay[key]) for key in ("device_type", "dtype") if key in replay)
+    facts = {
+        "device": f"{replay.get('device', 'not said')} ({kind})",
+        "fusion": str(replay.get("fusion")),
+        "clock": str(replay.get("clock")),
+        "torch": str(replay.get("torch")),
+        "triton": str(replay.get("triton")),
+        "calibrated": str(calibration.get("date")),
+        "calibration's spread": f"{100 * spread:.1f} % (half the distance between quartiles, median step)",
+        "machine meanwhile": f"took {slowdown:.3f} times as long as when it was calibrated, by a yardstick; "
+        "the simulation takes that into account",
+    }
+    return {name: text for name, text in facts.items() if text != "None"}
+
+
+def _section(title: str, body: str) -> str:
+    return f"<h2>{escape(title)}</h2>\n{body}"
+
+
+def _images(pictures: Sequence[str]) -> str:
+    return "\n".join(f'<p><img src="{name}" alt="{Path(name).stem}"></p>' for name in pictures)
+
+
+def _facts_table(facts: Mapping[str, str]) -> str:
+    rows = "".join(f"<tr><td>{escape(name)}</td><td>{escape(text)}</td></tr>" for name, text in facts.items())
+    return f'<table class="facts">{rows}</table>'
+
+
+def _as_html(what: RenderableType) -> str:
+    console = Console(width=_WIDTH, file=io.StringIO(), record=True, color_system="truecolor")
+    console.print(what)
+    return console.export_html(theme=DEFAULT_TERMINAL_THEME, code_format="{code}", inline_styles=True)

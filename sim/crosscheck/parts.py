@@ -1,0 +1,73 @@
+"""The parts of a step's time, as an engine measures them and as a cost model predicts them.
+
+    schedule   deciding it          move    swap and copy-on-write
+    model      the target model     draft   the draft model
+
+Owns how a cost model is asked for each. Refuses to add them up over a run (`attribution.py`).
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple, Protocol
+
+from sim.core.step import StepPlan, StepResult
+from sim.cost.block_moves import MoveTimes
+from sim.speculation import SpeculationCost, rows_going_on
+
+
+class StepParts(NamedTuple):
+    """Where the time of one step goes, in nanoseconds."""
+
+    schedule_ns: int
+    """Deciding: settling the step before it and planning this one."""
+    move_ns: int
+    """Swap and copy-on-write."""
+    model_ns: int
+    """The target model, and choosing tokens."""
+    draft_ns: int
+    """The draft model."""
+
+    @property
+    def total_ns(self) -> int:
+        """All of it; a step takes time."""
+        return max(sum(self), 1)
+
+
+class PartialCost(Protocol):
+    """A cost model that tells deciding from computing (`sim.cost.calibration.CalibratedCost`)."""
+
+    def schedule_ns(self, plan: StepPlan) -> int:
+        """Time to decide one step of a plan."""
+        ...
+
+    def model_ends_ns(self, plan: StepPlan) -> list[int]:
+        """End of each step of a plan, counted from its start, deciding left out."""
+        ...
+
+
+class PartCosts:
+    """Predicts the parts of steps."""
+
+    def __init__(
+        self, cost: PartialCost, moves: MoveTimes | None = None, drafting: SpeculationCost | None = None
+    ) -> None:
+        self._cost = cost
+        self._moves = moves
+        self._drafting = drafting
+
+    def parts(self, plan: StepPlan, result: StepResult, num_drafts: int) -> StepParts:
+        """What a step of one plan takes, given what was kept of its drafts and how many came next."""
+        draft_ns = 0
+        if self._drafting is not None:
+            rows = rows_going_on(plan, result.num_accepted)
+            draft_ns = self._drafting.draft_ns(plan, rows if num_drafts else [], num_drafts)
+        return StepParts(
+            self._cost.schedule_ns(plan), self._move_ns(plan), self._cost.model_ends_ns(plan)[0], draft_ns
+        )
+
+    def _move_ns(self, plan: StepPlan) -> int:
+        num_swapped = len(plan.blocks_to_swap_out) + len(plan.blocks_to_swap_in)
+        if self._moves is None or not (num_swapped or plan.blocks_to_copy):
+            return 0
+        swap_ns = self._moves.host_ns(num_swapped) if num_swapped else 0
+        return swap_ns + self._moves.device_ns(len(plan.blocks_to_copy))

@@ -1,0 +1,173 @@
+"""A cross-check in the terminal: the verdict first, then what it rests on."""
+
+from __future__ import annotations
+
+from rich.console import Group
+from rich.table import Table
+from rich.text import Text
+
+from sim.crosscheck.attribution import DIVERGENCE
+from sim.crosscheck.comparison import ErrorRow, Status
+from sim.crosscheck.verdict import Crosscheck
+
+
+def crosscheck_text(check: Crosscheck) -> Group:
+    """Everything a cross-check found."""
+    parts: list[Text | Table] = [
+        verdict_text(check),
+        Text(),
+        decisions_text(check),
+        Text(),
+        errors_table(check),
+    ]
+    parts += [Text(), attribution_table(check)]
+    if check.fusions:
+        parts += [Text(), fusion_table(check)]
+    if check.acceptance:
+        parts += [Text(), acceptance_table(check)]
+    return Group(*parts)
+
+
+def verdict_text(check: Crosscheck) -> Text:
+    """Whether it holds, in one line."""
+    if check.holds:
+        return Text(
+            "The simulation holds: same decisions, every judged error within its tolerance.", "bold green"
+        )
+    faults = []
+    if not check.decisions.are_equal:
+        faults.append("decisions differ")
+    if check.beyond:
+        faults.append(", ".join(f"{row.title} {signed(row.error)}" for row in check.beyond))
+    if not check.launches_agree:
+        faults.append("launches differ from the kernel list")
+    return Text(f"The simulation does not hold: {'; '.join(faults)}.", "bold red")
+
+
+def decisions_text(check: Crosscheck) -> Text:
+    """Whether both decided alike."""
+    decisions = check.decisions
+    if decisions.are_equal:
+        shown = (
+            "preemptions",
+            "blocks_allocated",
+            "blocks_copied",
+            "blocks_swapped_in",
+            "prefix_hits_tokens",
+        )
+        totals = ", ".join(
+            f"{decisions.totals[name]:,} {name.replace('_', ' ')}"
+            for name in shown
+            if decisions.totals.get(name)
+        )
+        return Text(f"Decisions   {decisions.num_steps:,} steps, equal to the last block ({totals})")
+    if decisions.difference is not None:
+        return Text(f"Decisions   first difference: {decisions.difference}", "red")
+    pairs = "; ".join(
+        f"{name}: {ours} simulated, {theirs} replayed" for name, (ours, theirs) in decisions.counters.items()
+    )
+    return Text(f"Decisions   plans are equal, counters are not: {pairs}", "red")
+
+
+def errors_table(check: Crosscheck) -> Table:
+    """Figures, their errors, how sure these are, and whether they are accepted."""
+    table = _table("Time", "simulated", "replayed", "error", "95 % interval", "replay's spread", "accepted")
+    for row in check.rows:
+        style = {Status.WITHIN: "green", Status.BEYOND: "red"}.get(row.status, "")
+        interval = "" if row.half_width is None else f"± {100 * row.half_width:.1f} %"
+        spread = "" if row.spread is None else f"{100 * row.spread:.1f} %"
+        figures = (figure(row, row.simulated), figure(row, row.replayed), signed(row.error))
+        table.add_row(row.title, *figures, interval, spread, _accepted(row), style=style)
+    return table
+
+
+def _accepted(row: ErrorRow) -> str:
+    noise = "within the replay's own spread" if row.is_noise else ""
+    if row.tolerance is None:
+        return noise
+    judged = f"{'yes' if row.status is Status.WITHIN else 'no'}, to {100 * row.tolerance:g} %"
+    return f"{judged}; {noise}" if noise else judged
+
+
+def attribution_table(check: Crosscheck) -> Table:
+    """Where the error of busy time comes from."""
+    found = check.attribution
+    table = _table("Error of busy time", "of the time", "error", "")
+    for share in found.shares:
+        words = (
+            "batches that the simulation in time put together otherwise" if share.name == DIVERGENCE else ""
+        )
+        table.add_row(share.name, percent(share.measured), signed(share.error), words)
+    table.add_row("all", "", signed(found.total), "", style="bold")
+    for share in found.causes:
+        table.add_row(
+            f"  model, {share.name}", percent(share.measured), signed(share.error), "fitted to its steps"
+        )
+    return table
+
+
+def fusion_table(check: Crosscheck) -> Table:
+    """Levels of fusion side by side."""
+    table = _table(
+        "Fusion", "decode step, predicted", "measured", "x first, predicted", "x first, measured",
+        "launches listed", "counted", "MB listed", "counted",
+    )  # fmt: skip
+    first = check.fusions[0]
+    for row in check.fusions:
+        table.add_row(
+            row.fusion,
+            f"{row.predicted_us / 1e3:.2f} ms",
+            f"{row.measured_us / 1e3:.2f} ms",
+            f"{row.predicted_us / first.predicted_us:.3f}",
+            f"{row.measured_us / first.measured_us:.3f}",
+            f"{row.listed_launches:,}",
+            f"{row.counted_launches:,}",
+            f"{row.listed_bytes / 1e6:.1f}",
+            f"{row.counted_bytes / 1e6:.1f}",
+        )
+    return table
+
+
+def acceptance_table(check: Crosscheck) -> Table:
+    """What independent draws at one rate cost."""
+    rate = f"constant rate {check.acceptance_rate:.3f}" if check.acceptance_rate is not None else ""
+    table = _table("Acceptance", rate, "recorded counts", "replayed", "rate costs")
+    for row in check.acceptance:
+        title = next(each.title for each in check.rows if each.metric == row.metric)
+        cost = row.with_constant_rate / row.with_recorded_counts - 1
+        figures = (row.with_constant_rate, row.with_recorded_counts, row.replayed)
+        unit = "" if row.metric == "throughput" else " ms"
+        table.add_row(title, *(f"{value:,.2f}{unit}" for value in figures), signed(cost))
+    return table
+
+
+def figure(row: ErrorRow, value: float) -> str:
+    """A figure with its unit."""
+    if row.metric == "throughput":
+        return f"{value:,.1f} /s"
+    if row.metric == "kv_usage":
+        return f"{100 * value:.1f} %"
+    return f"{value:,.2f} ms"
+
+
+def signed(fraction: float) -> str:
+    """A signed percentage."""
+    return f"{100 * fraction:+.1f} %"
+
+
+def percent(fraction: float | None) -> str:
+    """A percentage; nothing for what has none."""
+    return "" if fraction is None else f"{100 * fraction:.1f} %"
+
+
+def _table(first: str, *others: str) -> Table:
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    table.add_column(first, no_wrap=True)
+    for title in others:
+        table.add_column(
+            title,
+            justify="right" if title else "left",
+            no_wrap=title not in ("accepted", ""),
+            overflow="fold",
+        )
+    return table
