@@ -86,7 +86,7 @@ class TorchExecutor:
             choices = self._chooser.choose(batch, logits, self.drafter)
         model_ns = watch.lap_ns()
         num_drafts = self._draft(plan, choices)
-        parts = StepParts(self._take_schedule_ns(), move_ns, model_ns, watch.lap_ns())
+        parts = self._parts(plan, move_ns, model_ns, watch.lap_ns())
         self.parts.append(parts)
         return StepResult(
             [parts.total_ns],
@@ -95,6 +95,14 @@ class TorchExecutor:
             draft_ns=parts.draft_ns if self.drafter is not None else 0,
             beams=choices.beams,
         )
+
+    def _parts(self, plan: StepPlan, move_ns: int, model_ns: int, draft_ns: int) -> StepParts:
+        """What a step took; looking whether there is anything to move or to draft counts as the model's."""
+        if not (plan.blocks_to_swap_out or plan.blocks_to_swap_in or plan.blocks_to_copy):
+            move_ns, model_ns = 0, model_ns + move_ns
+        if self.drafter is None:
+            draft_ns, model_ns = 0, model_ns + draft_ns
+        return StepParts(self._take_schedule_ns(), move_ns, model_ns, draft_ns)
 
     @contextmanager
     def _counted(self) -> Iterator[None]:

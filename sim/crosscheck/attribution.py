@@ -23,7 +23,7 @@ from sim.plan_log import PlanFacts
 
 KINDS = {"decode": "decode steps", "prefill": "steps with prompts", "verify": "verify steps"}
 CAUSES = ("per step", "per token", "per attended token")
-DIVERGENCE = "schedule"
+DIVERGENCE = "schedule diverging"
 
 
 @dataclass(frozen=True, slots=True)

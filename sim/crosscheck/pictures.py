@@ -89,7 +89,7 @@ def draw_timelines(simulated: Observed, replayed: Observed, title: str) -> Figur
             linestyle=(0, (4, 2)),
         )
         axes.set_ylabel("KV usage (%)" if name == "KV usage" else f"Requests {name}")
-        axes.set_ylim(bottom=0)
+        axes.set_ylim(0, max(1.0, 1.08 * float(max(line.curves[name].max() for line in (ours, theirs)))))
     canvas.axes[-1].set_xlabel("Time (s)")
     canvas.axes[0].legend(frameon=False, loc="upper right", ncols=2, bbox_to_anchor=(1, 1.2))
     return canvas.figure

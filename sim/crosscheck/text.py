@@ -70,11 +70,14 @@ def decisions_text(check: Crosscheck) -> Text:
 
 
 def errors_table(check: Crosscheck) -> Table:
-    """Figures, their errors, how sure these are, and whether they are accepted."""
-    table = _table("Time", "simulated", "replayed", "error", "95 % interval", "replay's spread", "accepted")
+    """Figures, their errors, how sure these are, and whether they are accepted.
+
+    Spread is the replay's own: the standard deviation of a figure over the repeats, of its mean.
+    """
+    table = _table("Time", "simulated", "replayed", "error", "± 95 %", "spread", "accepted")
     for row in check.rows:
         style = {Status.WITHIN: "green", Status.BEYOND: "red"}.get(row.status, "")
-        interval = "" if row.half_width is None else f"± {100 * row.half_width:.1f} %"
+        interval = "" if row.half_width is None else f"{100 * row.half_width:.1f} %"
         spread = "" if row.spread is None else f"{100 * row.spread:.1f} %"
         figures = (figure(row, row.simulated), figure(row, row.replayed), signed(row.error))
         table.add_row(row.title, *figures, interval, spread, _accepted(row), style=style)
@@ -82,10 +85,10 @@ def errors_table(check: Crosscheck) -> Table:
 
 
 def _accepted(row: ErrorRow) -> str:
-    noise = "within the replay's own spread" if row.is_noise else ""
+    noise = "less than spread" if row.is_noise else ""
     if row.tolerance is None:
         return noise
-    judged = f"{'yes' if row.status is Status.WITHIN else 'no'}, to {100 * row.tolerance:g} %"
+    judged = f"{'yes' if row.status is Status.WITHIN else 'no'} ({100 * row.tolerance:g} %)"
     return f"{judged}; {noise}" if noise else judged
 
 
@@ -94,15 +97,11 @@ def attribution_table(check: Crosscheck) -> Table:
     found = check.attribution
     table = _table("Error of busy time", "of the time", "error", "")
     for share in found.shares:
-        words = (
-            "batches that the simulation in time put together otherwise" if share.name == DIVERGENCE else ""
-        )
+        words = "other batches in time" if share.name == DIVERGENCE else ""
         table.add_row(share.name, percent(share.measured), signed(share.error), words)
     table.add_row("all", "", signed(found.total), "", style="bold")
     for share in found.causes:
-        table.add_row(
-            f"  model, {share.name}", percent(share.measured), signed(share.error), "fitted to its steps"
-        )
+        table.add_row(f"  model, {share.name}", percent(share.measured), signed(share.error), "")
     return table
 
 
