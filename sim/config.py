@@ -98,6 +98,7 @@ def _compose(file: ExperimentFile, document: Document, path: Path) -> Experiment
         speculation=speculation_of(fit),
         step_times=_step_times(file),
         sampling=file.sampling.value(),
+        crosscheck=file.crosscheck.value(),
         fusion=None if file.engine.fusion == "roofline" else Fusion(file.engine.fusion),
         pipeline_parallel_size=fit.pipeline_parallel_size,
     )

@@ -13,6 +13,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, Wit
 
 from sim.cluster import ClusterConfig
 from sim.config_catalog import WeightType, is_path, load_gpu, load_model
+from sim.config_crosscheck import CrosscheckSection
 from sim.config_paths import expand_path, folder_of
 from sim.config_sampling import SamplingSection
 from sim.config_speculation import SpeculationSection, StepTimeSection
@@ -349,6 +350,9 @@ class ExperimentFile(Section):
     )
     workload: WorkloadSection = Field(description="The requests.")
     slo: SloSection = Field(default=SloSection(), description="Latency goals.")
+    crosscheck: CrosscheckSection = Field(
+        default=CrosscheckSection(), description="How far a simulation may be from its replay."
+    )
     results: ResultsSection = Field(default=ResultsSection(), description="Where results go.")
 
 
