@@ -16,12 +16,12 @@ from gpu_backend.llama import LlamaModel
 from gpu_backend.stopwatch import Stopwatch
 from sim.core.step import Executor, StepPlan, StepResult
 
-NUM_SEQS, CONTEXT = 4, 60
+NUM_SEQS, CONTEXT = 8, 120
 EVERY_STEPS = 12
 
 
 class Yardstick:
-    """Four sequences that decode their sixty-first token."""
+    """Eight sequences that decode their 121st token."""
 
     def __init__(self, model: LlamaModel) -> None:
         self._model = model

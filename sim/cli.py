@@ -287,6 +287,34 @@ def crosscheck(
         raise typer.Exit(THE_ANSWER_IS_NO)
 
 
+@app.command(name="import-bench")
+def import_bench(
+    file: Annotated[
+        Path,
+        typer.Argument(
+            metavar="FILE", help="A vllm bench serve --save-detailed JSON, or AIPerf's profile_export.jsonl."
+        ),
+    ],
+    config: Annotated[
+        Path | None,
+        typer.Option(metavar="CONFIG", help="Experiment to simulate the same requests with, and compare."),
+    ] = None,
+    set_: Overrides = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Folder to make. Default: results/<name>/measured-...")
+    ] = None,
+    no_plots: Annotated[bool, typer.Option("--no-plots", help="Draw no pictures.")] = False,
+) -> None:
+    """Read a benchmark of a real server, and put a simulation of the same requests beside it.
+
+    Ends with 1 if an error is beyond its tolerance (crosscheck: in the experiment's file).
+    """
+    from sim.cli_import import Import, import_one
+
+    if not import_one(Import(file, config, tuple(set_ or ()), out, with_plots=not no_plots)):
+        raise typer.Exit(THE_ANSWER_IS_NO)
+
+
 @app.command()
 def check(
     configs: Annotated[list[Path], typer.Argument(metavar="CONFIG...", help="Experiment files.")],

@@ -101,13 +101,13 @@ def write_crosscheck(
 def crosscheck_page(check: Crosscheck, pictures: Sequence[str]) -> str:
     """The page; `pictures` are addresses of images, relative to it."""
     facts = device_facts(check.environment)
-    sections = [_section("Numbers", f"<pre>{_as_html(crosscheck_text(check))}</pre>")]
+    sections = [section("Numbers", f"<pre>{as_html(crosscheck_text(check))}</pre>")]
     if pictures:
-        sections.append(_section("Pictures", _images(pictures)))
-    sections.append(_section("Environment", _facts_table(facts)))
+        sections.append(section("Pictures", images(pictures)))
+    sections.append(section("Environment", _facts_table(facts)))
     if check.warnings:
         listed = "".join(f"<li>{escape(warning)}</li>" for warning in check.warnings)
-        sections.append(_section("What was not measured", f"<ul>{listed}</ul>"))
+        sections.append(section("What was not measured", f"<ul>{listed}</ul>"))
     return render_page(
         f"Cross-check: {check.name}",
         verdict_text(check).plain,
@@ -150,11 +150,13 @@ def device_facts(environment: Mapping[str, Any]) -> dict[str, str]:
     return {name: text for name, text in facts.items() if text != "None"}
 
 
-def _section(title: str, body: str) -> str:
+def section(title: str, body: str) -> str:
+    """A part of a page under its heading; the body is HTML."""
     return f"<h2>{escape(title)}</h2>\n{body}"
 
 
-def _images(pictures: Sequence[str]) -> str:
+def images(pictures: Sequence[str]) -> str:
+    """Pictures by their addresses."""
     return "\n".join(f'<p><img src="{name}" alt="{Path(name).stem}"></p>' for name in pictures)
 
 
@@ -163,7 +165,8 @@ def _facts_table(facts: Mapping[str, str]) -> str:
     return f'<table class="facts">{rows}</table>'
 
 
-def _as_html(what: RenderableType) -> str:
+def as_html(what: RenderableType) -> str:
+    """What the terminal would show."""
     console = Console(width=_WIDTH, file=io.StringIO(), record=True, color_system="truecolor")
     console.print(what)
     return console.export_html(theme=DEFAULT_TERMINAL_THEME, code_format="{code}", inline_styles=True)

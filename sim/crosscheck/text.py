@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
 from sim.crosscheck.attribution import DIVERGENCE
 from sim.crosscheck.comparison import ErrorRow, Status
+from sim.crosscheck.observed import METRICS, Observed, title_of
 from sim.crosscheck.verdict import Crosscheck
 
 
@@ -18,7 +21,7 @@ def crosscheck_text(check: Crosscheck) -> Group:
         Text(),
         decisions_text(check),
         Text(),
-        errors_table(check),
+        errors_table(check.rows),
     ]
     parts += [Text(), attribution_table(check)]
     if check.fusions:
@@ -69,27 +72,38 @@ def decisions_text(check: Crosscheck) -> Text:
     return Text(f"Decisions   plans are equal, counters are not: {pairs}", "red")
 
 
-def errors_table(check: Crosscheck) -> Table:
+def errors_table(rows: Sequence[ErrorRow], measured: str = "replayed") -> Table:
     """Figures, their errors, how sure these are, and whether they are accepted.
 
-    Spread is the replay's own: the standard deviation of a figure over the repeats, of its mean.
+    Spread is the replay's own: the standard deviation of a figure over the repeats, of its mean. An error
+    that is smaller is called noise.
     """
-    table = _table("Time", "simulated", "replayed", "error", "± 95 %", "spread", "accepted")
-    for row in check.rows:
+    table = _table("Time", "simulated", measured, "error", "± 95 %", "spread", "accepted")
+    for row in rows:
         style = {Status.WITHIN: "green", Status.BEYOND: "red"}.get(row.status, "")
         interval = "" if row.half_width is None else f"{100 * row.half_width:.1f} %"
         spread = "" if row.spread is None else f"{100 * row.spread:.1f} %"
-        figures = (figure(row, row.simulated), figure(row, row.replayed), signed(row.error))
+        figures = (figure(row.metric, row.simulated), figure(row.metric, row.replayed), signed(row.error))
         table.add_row(row.title, *figures, interval, spread, _accepted(row), style=style)
     return table
 
 
+def measured_table(run: Observed) -> Table:
+    """The figures of one run that is not compared."""
+    table = _table("Time", run.name)
+    for metric in METRICS:
+        value = run.metric(metric)
+        if value is not None:
+            table.add_row(title_of(metric), figure(metric, value))
+    return table
+
+
 def _accepted(row: ErrorRow) -> str:
-    noise = "less than spread" if row.is_noise else ""
+    noise = "noise" if row.is_noise else ""
     if row.tolerance is None:
         return noise
     judged = f"{'yes' if row.status is Status.WITHIN else 'no'} ({100 * row.tolerance:g} %)"
-    return f"{judged}; {noise}" if noise else judged
+    return f"{judged}, {noise}" if noise else judged
 
 
 def attribution_table(check: Crosscheck) -> Table:
@@ -140,11 +154,11 @@ def acceptance_table(check: Crosscheck) -> Table:
     return table
 
 
-def figure(row: ErrorRow, value: float) -> str:
+def figure(metric: str, value: float) -> str:
     """A figure with its unit."""
-    if row.metric == "throughput":
+    if metric == "throughput":
         return f"{value:,.1f} /s"
-    if row.metric == "kv_usage":
+    if metric == "kv_usage":
         return f"{100 * value:.1f} %"
     return f"{value:,.2f} ms"
 
