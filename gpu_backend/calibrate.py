@@ -14,7 +14,6 @@ import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +34,7 @@ from sim.cost.calibration import (
     read_device_calibration,
 )
 from sim.cost.kernels import Fusion
+from sim.environment import package_version
 from sim.errors import ConfigError, Problem
 from sim.experiment import Experiment
 from sim.simulation import no_garbage_collection
@@ -55,8 +55,8 @@ def key_of(replayer: Replayer, fusions: Sequence[Fusion], *, is_quick: bool) -> 
         "implementation": place.implementation.value,
         "dtype": str(place.dtype).removeprefix("torch."),
         "torch": torch.__version__,
-        "triton": _version("triton"),
-        "pagecast": _version("pagecast"),
+        "triton": package_version("triton"),
+        "pagecast": package_version("pagecast"),
         "model": settings["model"],
         "draft": settings["speculation"]["draft_model"] if speculation is not None else None,
         "num_speculative_tokens": speculation.how_many.most if speculation is not None else 0,
@@ -198,10 +198,3 @@ def _write(folder: Path, files: Mapping[str, str]) -> None:
         raise ConfigError([Problem(str(folder), "", f"cannot be written: {error.strerror}")]) from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
-
-
-def _version(package: str) -> str | None:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return None

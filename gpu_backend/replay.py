@@ -39,6 +39,7 @@ from sim.acceptance_file import dump_recorded
 from sim.cluster import Cluster, Progress
 from sim.core.engine import EngineConfig, PlanDetail
 from sim.core.kv_cache import CacheConfig
+from sim.environment import package_version
 from sim.errors import ConfigError, Problem
 from sim.experiment import Experiment
 from sim.plan_log import dump_plans
@@ -207,7 +208,7 @@ class Replayer:
             "fusion": place.fusion.value,
             "implementation": place.implementation.value,
             "torch": torch.__version__,
-            "triton": _triton_version(),
+            "triton": package_version("triton"),
             "kv_cache_bytes": sum(storage.device_bytes for storage in storages),
             "host_kv_cache_bytes": sum(storage.host_bytes for storage in storages),
             "peak_device_bytes": torch.cuda.max_memory_allocated(place.device) if place.is_cuda else None,
@@ -269,11 +270,3 @@ def _dump_parts(executors: list[TorchExecutor]) -> str:
     for replica, executor in enumerate(executors):
         writer.writerows((replica, step, *parts) for step, parts in enumerate(executor.parts))
     return file.getvalue()
-
-
-def _triton_version() -> str | None:
-    try:
-        import triton
-    except ImportError:
-        return None
-    return str(triton.__version__)

@@ -43,14 +43,14 @@ def collect_environment(facts: Facts) -> dict[str, Any]:
     ended = datetime.now(UTC)
     return {
         "schema_version": ENVIRONMENT_SCHEMA_VERSION,
-        "pagecast_version": _version("pagecast"),
+        "pagecast_version": package_version("pagecast"),
         "git": git_state(_SOURCE),
         "python": platform.python_version(),
         "implementation": platform.python_implementation(),
         "os": platform.platform(),
         "cpu": cpu_model(),
         "num_cpus": os.cpu_count(),
-        "packages": {name: _version(name) for name in PACKAGES},
+        "packages": {name: package_version(name) for name in PACKAGES},
         "command_line": list(facts.command_line),
         "seed": facts.seed,
         "started": facts.started.astimezone(UTC).isoformat(timespec="milliseconds"),
@@ -63,7 +63,8 @@ def collect_environment(facts: Facts) -> dict[str, Any]:
     }
 
 
-def _version(package: str) -> str | None:
+def package_version(package: str) -> str | None:
+    """The version of an installed package; None where it is not installed."""
     try:
         return metadata.version(package)
     except metadata.PackageNotFoundError:

@@ -14,6 +14,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from gpu_backend.devices import DeviceKind
+from gpu_backend.engine import Clock
 from gpu_backend.replay import Replayer, ReplayOptions
 from sim.config import load_experiment
 from sim.cost.activations import activation_bytes
@@ -63,11 +64,14 @@ def predicted_bytes(experiment: Experiment, num_weights: int) -> int:
 
 
 def test_the_most_that_is_alive_is_weights_and_cache_and_activations() -> None:
-    """Storages of the pool and of the steps, on a CPU; weights are there before and are added."""
+    """Storages of the pool and of the steps, on a CPU; weights are there before and are added.
+
+    On the wall clock, where no yardstick with blocks of its own is taken.
+    """
     experiment = load_experiment(
         CONFIG, ["workload.num_requests=12", "workload.arrivals={kind: all_at_once}"]
     )
-    replayer = Replayer.of(experiment, ReplayOptions(DeviceKind.CPU))
+    replayer = Replayer.of(experiment, ReplayOptions(DeviceKind.CPU, Clock.WALL))
     with LiveBytes() as live:
         replayer.serve(build(experiment.workload, seed=0))
     num_weights = experiment.model.num_parameters
