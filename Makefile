@@ -8,7 +8,7 @@ INSTALL := PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet --disable-
 CODE := sim workloads gpu_backend tests
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart simulate compare test test-all test-gpu check format bench fault-table papers accuracy kernels clean
+.PHONY: help quickstart simulate compare test test-all test-gpu check format bench fault-table papers accuracy kernels crosscheck clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -73,6 +73,9 @@ accuracy: $(VENV)/.installed-dev ## predicted against measured times, written to
 
 kernels: $(VENV)/.installed-dev ## what the GPU kernels move and compile to, counted without a GPU, written to results/kernels.md
 	$(BIN)/python -m tests.bench.kernels
+
+crosscheck: $(VENV)/.installed-dev ## replay and simulate configs/crosscheck on this machine (half an hour), written to results/crosscheck.md
+	$(BIN)/python -m tests.bench.crosschecks
 
 clean: ## remove what was made, but not results
 	rm -rf $(VENV) .venv-ci build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

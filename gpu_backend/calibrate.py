@@ -40,6 +40,8 @@ from sim.experiment import Experiment
 from sim.simulation import no_garbage_collection
 
 FRESH_FOR = timedelta(days=1)
+METHOD = 1
+"""How it is measured; a calibration by another method does not hold."""
 OnProgress = Callable[[str, int, int], None]
 """Told what is being measured, how many points are done, and of how many."""
 
@@ -50,6 +52,7 @@ def key_of(replayer: Replayer, fusions: Sequence[Fusion], *, is_quick: bool) -> 
     settings, scheduler = experiment.settings, replayer.config.scheduler
     speculation = experiment.speculation
     return {
+        "method": METHOD,
         "device": place.name,
         "device_type": place.device.type,
         "implementation": place.implementation.value,

@@ -16,12 +16,13 @@ import numpy as np
 
 from gpu_backend.calibrate import OnProgress, calibrate, find_fresh, read_all
 from gpu_backend.device_engine import DeviceEngine
+from gpu_backend.kernel_list import kernels_here
 from gpu_backend.launches import LaunchLog
 from gpu_backend.replay import Replayer, ReplayOptions
 from sim.cluster import Progress
 from sim.cost.calibration import DeviceCalibration
 from sim.cost.kernel import Batch
-from sim.cost.kernels import Fusion, KernelList
+from sim.cost.kernels import Fusion
 from sim.cost.model import BYTES_PER_WEIGHT
 from sim.crosscheck.run import compare_decisions, crosscheck
 from sim.crosscheck.verdict import Crosscheck, FusionRow
@@ -137,8 +138,9 @@ def _fusion_row(
         for steps in (lockstep.predicted, replay.parts)
     )
     batch, log = _counted_decode_step(replayer, workload)
-    listed = KernelList(replayer.experiment.model, fusion).of(batch)
-    wider = replayer.place.dtype.itemsize / BYTES_PER_WEIGHT  # the list is of 16-bit numbers
+    size = replayer.place.dtype.itemsize
+    listed = kernels_here(replayer.experiment.model, fusion, batch, bytes_per_value=size)
+    wider = size / BYTES_PER_WEIGHT  # the list is of 16-bit numbers
     return FusionRow(
         fusion.value,
         float(predicted),

@@ -94,6 +94,8 @@ def _padded(query: torch.Tensor, context: PagedContext, scale: float) -> torch.T
 
 def _unfused(query: torch.Tensor, context: PagedContext, scale: float) -> torch.Tensor:
     num_seqs, num_heads, head_dim = query.shape
+    if num_seqs == 0:
+        return torch.empty_like(query)
     slots, valid = context_slots(context)  # [num_seqs, longest]
     keys = pieces.take_rows(
         context.key_cache.flatten(0, 1), slots

@@ -16,6 +16,7 @@ if os.environ.get("TRITON_INTERPRET") == "1":
 import torch
 
 from gpu_backend.fixed_blocks import FixedBlocks
+from gpu_backend.kernel_list import kernels_here
 from gpu_backend.launches import LaunchLog, count_launch, counted_launches
 from gpu_backend.llama import LlamaModel
 from gpu_backend.loading import load_model
@@ -85,6 +86,16 @@ def test_twins_count_the_launches_of_the_kernels(folder: Path) -> None:
         _step(_model(folder, Implementation.TWIN), 1)
     log, _ = _dry(_model(folder, Implementation.KERNEL), 1)
     assert twin.per_kernel() == log.per_kernel()
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
+def test_unfused_launches_are_those_of_this_engines_list(folder: Path, dtype: torch.dtype) -> None:
+    model = load_model(folder, dtype, torch.device("cpu"), Implementation.UNFUSED)
+    with counted_launches() as log:
+        _step(model, 1)
+    batch = Batch(NUM_SEQS, NUM_SEQS, ())
+    listed = kernels_here(SHAPE, Fusion.NONE, batch, bytes_per_value=dtype.itemsize)
+    assert log.num_launches == sum(kernel.num_launches for kernel in listed)
 
 
 def test_unfused_steps_launch_several_times_as_much(folder: Path) -> None:
