@@ -27,8 +27,14 @@ $(VENV)/.installed-dev: pyproject.toml | $(BIN)/pip
 	$(INSTALL) --editable '.[dev]'
 	@touch $(VENV)/.installed $@
 
-quickstart: $(VENV)/.installed ## set up, simulate configs/quickstart.yaml, say what was found and where the pictures are
+$(VENV)/.installed-gpu: pyproject.toml | $(BIN)/pip
+	$(INSTALL) --editable '.[gpu]'
+	@touch $(VENV)/.installed $@
+
+# A cross-check that does not hold (1) is an answer, on a machine that is busy with something else a likely one.
+quickstart: $(VENV)/.installed-gpu ## set up, simulate configs/quickstart.yaml, cross-check a small model on this machine
 	$(BIN)/pagecast simulate configs/quickstart.yaml
+	$(BIN)/pagecast crosscheck configs/crosscheck/continuous.yaml --quick --repeats 2 || test $$? -eq 1
 
 CONFIG ?= configs/quickstart.yaml
 simulate: $(VENV)/.installed ## simulate CONFIG=...

@@ -6,7 +6,6 @@ Owns how fast the machine was during each replay: what a simulation of that repl
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 from gpu_backend.replay import Replayer, ReplayRun
@@ -15,6 +14,7 @@ from sim.cost.calibration import SWAP, CalibratedCost, CalibratedMoves, DeviceCa
 from sim.crosscheck.parts import StepParts
 from sim.crosscheck.run import Replayed, Times
 from sim.errors import ConfigError, Problem
+from sim.step_times import draft_cost
 from workloads.spec import Workload
 
 
@@ -64,13 +64,9 @@ def slowdown(facts: Mapping[str, Any], calibration: DeviceCalibration) -> float:
 def times_of(calibration: DeviceCalibration, factor: float = 1.0) -> Times:
     """What simulations go by."""
     target = CalibratedCost(calibration, factor)
-    draft = None
-    if calibration.draft is not None:
-        alone = replace(calibration, target=calibration.draft, verify=None, draft=None, others={})
-        draft = CalibratedCost(alone, factor)
     slowed = calibration.slowed(factor)
     moves = CalibratedMoves(slowed.others) if SWAP in slowed.others else None
-    return Times(target, draft, moves)
+    return Times(target, draft_cost(calibration, factor), moves)
 
 
 def parts_of(done: ReplayRun) -> list[StepParts]:

@@ -73,7 +73,7 @@ def _answer(experiment: Experiment, workload: Workload, *, slower: bool) -> Mapp
 def _parts(experiment: Experiment) -> Iterator[Part]:
     cost, gpu = experiment_cost(experiment), experiment.gpu
     if experiment.step_times is not None:
-        yield _unknown("steps", "given in the experiment file (step_time)")
+        yield _unknown("steps", experiment.step_times.origin)
     elif not isinstance(cost, KernelCost):
         yield _unknown("steps", _how(cost))
     elif gpu.step_spread is not None:

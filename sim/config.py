@@ -26,7 +26,8 @@ from sim.cost.fixed import FixedCost
 from sim.cost.kernels import Fusion
 from sim.cost.model import ModelShape
 from sim.errors import ConfigError, Problem
-from sim.experiment import Experiment, StepTimes
+from sim.experiment import Experiment
+from sim.step_times import StepTimes, calibrated_step_times
 from sim.yaml_source import Document, read_yaml
 
 __all__ = ["Experiment", "json_schema", "load_experiment"]
@@ -79,6 +80,7 @@ def _compose(file: ExperimentFile, document: Document, path: Path) -> Experiment
         raise ConfigError(in_file_order(faults))
     settings = fit.engine.model_copy(update={"max_model_len": fit.max_model_len})
     file = fit.file.model_copy(update={"engine": settings, "swap": fit.swap})
+    step_times = _step_times(file)
     return Experiment(
         name=str(file.name),
         seed=file.seed,
@@ -86,17 +88,17 @@ def _compose(file: ExperimentFile, document: Document, path: Path) -> Experiment
         gpu=fit.gpu,
         tensor_parallel_size=fit.tensor_parallel_size,
         cluster=file.cluster.value(),
-        engine=engine_config(fit),
+        engine=step_times.engine(engine_config(fit)) if step_times else engine_config(fit),
         workload=file.workload.value(),
         slo=file.slo.value(),
         results_dir=Path(file.results.dir),
         settings=file.model_dump(mode="json", exclude_none=True),
         source=path,
         warnings=tuple(fit.warnings()),
-        traffic=host_traffic(fit),
+        traffic=step_times.traffic(host_traffic(fit)) if step_times else host_traffic(fit),
         beams=beam_law(file),
         speculation=speculation_of(fit),
-        step_times=_step_times(file),
+        step_times=step_times,
         sampling=file.sampling.value(),
         crosscheck=file.crosscheck.value(),
         fusion=None if file.engine.fusion == "roofline" else Fusion(file.engine.fusion),
@@ -115,8 +117,15 @@ def _step_times(file: ExperimentFile) -> StepTimes | None:
     section = file.step_time
     if section is None:
         return None
+    if section.calibration is not None:
+        return calibrated_step_times(Path(section.calibration), file.engine.fusion, _drafts(file))
+    assert section.target is not None, "checked by the section"
     draft = FixedCost(section.draft) if section.draft is not None else None
     return StepTimes(FixedCost(section.target), draft)
+
+
+def _drafts(file: ExperimentFile) -> bool:
+    return file.speculation is not None and file.speculation.draft_model is not None
 
 
 def _name_from(path: Path) -> str:

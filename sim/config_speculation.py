@@ -5,12 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, model_validator
 
 from sim.acceptance import AcceptanceLaw, Constant, PerPosition, PerRequest, Runs
 from sim.acceptance_file import read_recorded
 from sim.config_laws import makes_its_value
-from sim.config_paths import DataFile
+from sim.config_paths import DataFile, DataFolder
 from sim.config_types import Count, CountOrZero, Duration, Pause, Section
 from sim.speculation import Adaptive, ByBatch, Fixed, HowMany
 
@@ -135,7 +135,20 @@ class SpeculationSection(Section):
 
 
 class StepTimeSection(Section):
-    """Step times that are known, instead of the cost model's: every step takes the same."""
+    """Step times that are known, instead of the cost model's: always the same, or as a device took them."""
 
-    target: Duration = Field(description="Of the model, whatever a step computes: 14.1 ms.")
+    target: Duration | None = Field(
+        default=None, description="Of the model, whatever a step computes: 14.1 ms."
+    )
     draft: Duration | None = Field(default=None, description="Of the draft model: 1.8 ms.")
+    calibration: DataFolder | None = Field(
+        default=None, description="Folder that pagecast calibrate wrote, instead of target and draft."
+    )
+
+    @model_validator(mode="after")
+    def _one_of_both(self) -> StepTimeSection:
+        if (self.target is None) == (self.calibration is None):
+            raise ValueError("needs either target (and draft), or calibration")
+        if self.calibration is not None and self.draft is not None:
+            raise ValueError("has draft beside calibration, which holds the draft model's times itself")
+        return self

@@ -29,7 +29,7 @@ def speculation_faults(
     yield from _proposer_faults(section)
     if draft is not None:
         yield from _draft_faults(model, draft)
-        if file.step_time is not None and file.step_time.draft is None:
+        if file.step_time is not None and file.step_time.draft is None and not file.step_time.calibration:
             yield ("step_time",), "needs draft too, as speculation has a draft model"
     yield from _batch_faults(section)
     num_tokens = section.num_speculative_tokens + 1 + (section.proposer == "draft_model")

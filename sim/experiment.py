@@ -16,7 +16,6 @@ from sim.beam_search import BeamLaw
 from sim.cluster import ClusterConfig
 from sim.core.engine import EngineConfig
 from sim.core.kv_cache import CacheConfig
-from sim.cost.fixed import FixedCost
 from sim.cost.hardware import Gpu
 from sim.cost.kernels import Fusion
 from sim.cost.model import ModelShape
@@ -25,18 +24,11 @@ from sim.links import HostTraffic
 from sim.metrics import Slo
 from sim.sampling import SamplingSettings
 from sim.speculation import Speculation
+from sim.step_times import StepTimes
 from workloads.generate import WorkloadConfig
 
 _AS_VLLM = SamplingSettings()
 _NOT_JUDGED = CrosscheckSettings()
-
-
-@dataclass(frozen=True, slots=True)
-class StepTimes:
-    """Step times that are known, of the model and of its draft model if it has one."""
-
-    target: FixedCost
-    draft: FixedCost | None = None
 
 
 @dataclass(frozen=True, slots=True)

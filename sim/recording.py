@@ -13,13 +13,14 @@ from typing import Any
 from sim.bench_file import traffic_of
 from sim.cluster import Progress
 from sim.confidence import basis_of, with_band
+from sim.cost.calibration import CalibratedCost
 from sim.environment import Facts, collect_environment
 from sim.errors import ConfigError, Problem
 from sim.experiment import Experiment
 from sim.metrics import Identity, summarize
 from sim.results import Run, unique_run_name, write_run
 from sim.run_record import RunRecord
-from sim.simulation import simulate
+from sim.simulation import experiment_cost, simulate
 from workloads.generate import build
 from workloads.servegen import ServeGenWorkload
 from workloads.spec import Workload
@@ -45,8 +46,10 @@ Serve = Callable[[Experiment, Workload, Progress | None], Served]
 
 
 def simulated(experiment: Experiment, workload: Workload, on_progress: Progress | None) -> Served:
-    """Serve a workload by simulation."""
-    return Served(simulate(experiment, workload=workload, on_progress=on_progress))
+    """Serve a workload by simulation; what step times had to be guessed is noted."""
+    cost = experiment_cost(experiment)
+    record = simulate(experiment, workload=workload, cost=cost, on_progress=on_progress)
+    return Served(record, notes=cost.warnings if isinstance(cost, CalibratedCost) else ())
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +128,7 @@ def write_served(
         experiment.seed, sys.argv, inputs_of(experiment), started or datetime.now(UTC), record.cpu_s
     )
     summary = summarize(record, experiment.slo, identity)
+    summary = replace(summary, notes=(*summary.notes, *served.notes))
     if served.is_predicted:
         basis = basis_of(experiment)
         if band_over is not None:

@@ -66,7 +66,7 @@ def _check_recording(experiment: Experiment, workload: Workload) -> None:
 def experiment_cost(experiment: Experiment) -> CostModel:
     """Step times of an experiment's model on its GPU."""
     if experiment.step_times is not None:
-        return experiment.step_times.target
+        return experiment.step_times.target_cost()
     return _model_cost(
         experiment,
         experiment.model,
@@ -104,7 +104,7 @@ def experiment_draft_cost(experiment: Experiment) -> CostModel | None:
     if speculation is None or speculation.draft is None:
         return None
     if experiment.step_times is not None:
-        return experiment.step_times.draft
+        return experiment.step_times.draft_cost()
     return _model_cost(
         experiment,
         speculation.draft,

@@ -102,7 +102,7 @@ def read_device_calibration(folder: Path, fusion: str) -> DeviceCalibration:
     Raises:
         ConfigError: A file is missing or wrong, or that level was not measured.
     """
-    about = _read_about(folder / ABOUT)
+    about = read_about(folder / ABOUT)
     if fusion not in about["fusions"]:
         message = f"was measured with fusion {', '.join(about['fusions'])}, not {fusion}: calibrate again"
         raise ConfigError([Problem(str(folder / ABOUT), "fusions", message)])
@@ -117,7 +117,12 @@ def read_device_calibration(folder: Path, fusion: str) -> DeviceCalibration:
     )
 
 
-def _read_about(path: Path) -> dict[str, Any]:
+def read_about(path: Path) -> dict[str, Any]:
+    """What a calibration says of itself.
+
+    Raises:
+        ConfigError: The file is missing, or is none.
+    """
     try:
         about = json.loads(path.read_text(encoding="utf-8"))
         if not {"device", "date", "fusions", "draft", "model"} <= set(about):
