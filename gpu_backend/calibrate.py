@@ -40,7 +40,7 @@ from sim.experiment import Experiment
 from sim.simulation import no_garbage_collection
 
 FRESH_FOR = timedelta(days=1)
-METHOD = 1
+METHOD = 2
 """How it is measured; a calibration by another method does not hold."""
 OnProgress = Callable[[str, int, int], None]
 """Told what is being measured, how many points are done, and of how many."""
@@ -101,7 +101,7 @@ def calibrate(
     rows: list[tuple[Any, ...]] = []
     others: dict[tuple[str, int], Measured] = {}
     key: dict[str, Any] = {}
-    yardsticks: list[float] = []
+    yardsticks: dict[str, float] = {}
     in_situ_ratios: dict[str, Mapping[str, float]] = {}
     began = datetime.now(UTC)
     for fusion in levels:
@@ -119,13 +119,13 @@ def calibrate(
             found = in_situ(replayer, key, steps, others)
         in_situ_ratios[fusion.value] = found.ratios
         if found.yardstick_us is not None:
-            yardsticks.append(found.yardstick_us)
+            yardsticks[fusion.value] = round(found.yardstick_us, 3)
         rows += table_of_steps(fusion.value, found.corrected(steps))
     about = key | {
         "date": began.isoformat(timespec="seconds"),
         "spread_fraction": _spread_fraction(rows),
         "in_situ": in_situ_ratios,
-        "yardstick_us": round(sum(yardsticks) / len(yardsticks), 3) if yardsticks else None,
+        "yardstick_us": yardsticks,
     }
     target = folder or folder_of(experiment, key)
     _write(target, _files(about, rows, others))

@@ -57,7 +57,7 @@ class DeviceEngine:
 
 def slowdown(facts: Mapping[str, Any], calibration: DeviceCalibration) -> float:
     """How many times as long the yardstick took as during the calibration; 1 where there is none."""
-    now, then = facts["yardstick_us"], calibration.about.get("yardstick_us")
+    now, then = facts["yardstick_us"], calibration.about.get("yardstick_us", {}).get(facts["fusion"])
     return float(now / then) if now and then else 1.0
 
 

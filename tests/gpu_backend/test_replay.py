@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import csv
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -234,3 +237,40 @@ def test_a_folder_without_its_weights_is_refused(tmp_path: Path) -> None:
     done = run_command(str(write(tmp_path)), "--set", f"model={folder}/config.json", "-q", "--device", "cpu")
     assert done.exit_code == 2
     assert "model.safetensors" in done.output
+
+
+def test_in_the_interpreter_the_very_kernels_say_the_same(tmp_path: Path) -> None:
+    """Prompts in chunks, decodes, drafts to verify: every kernel of a step, in a process of its own."""
+    pytest.importorskip("triton", reason="Triton is not installed")
+    few = (
+        "workload.num_requests=2",
+        "workload.prompt_tokens={kind: uniform, low: 4, high: 9}",
+        "workload.output_tokens={kind: fixed, tokens: 4}",
+        "engine.num_gpu_blocks_override=17",
+    )
+    path = write(tmp_path, EXPERIMENT + SPECULATION)
+    sets = [word for override in few for word in ("--set", override)]
+    command = [
+        sys.executable,
+        "-c",
+        "from sim.cli import main; main()",
+        "replay",
+        str(path),
+        *sets,
+        "-q",
+        "--no-plots",
+    ]
+    for device in ("cpu", "interpret"):
+        done = subprocess.run(
+            [*command, "--device", device, "--out", str(tmp_path / device)],
+            env=os.environ | {"TRITON_INTERPRET": str(int(device == "interpret"))},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+    outputs = [
+        json.loads((tmp_path / device / "outputs.json").read_text()) for device in ("cpu", "interpret")
+    ]
+    assert outputs[0] == outputs[1]
+    assert load_run(tmp_path / "interpret").environment["replay"]["implementation"] == "kernel"

@@ -1,0 +1,136 @@
+"""`pagecast calibrate` and `crosscheck` on the real engine, with grids that take a second.
+
+How far times are off is judged where a machine is quiet (`make crosscheck`); here decisions have to be equal.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("torch", reason="the engine needs torch")
+
+from typer.testing import CliRunner
+
+from gpu_backend import calibrate as calibrate_module
+from gpu_backend.calibration import Calibrator, Grid
+from sim.cli import app
+from sim.config import load_experiment
+from sim.cost.calibration import SCHEDULE, SWAP, read_device_calibration
+from sim.simulation import simulate
+
+CONFIGS = Path(__file__).parents[2] / "configs" / "crosscheck"
+FEW = ("workload.num_requests=8", "workload.output_tokens={kind: uniform, low: 3, high: 14}")
+
+
+@pytest.fixture(autouse=True)
+def tiny_grid(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def grid_for(config: Any, *, is_quick: bool, pads: bool) -> Grid:
+        most = config.scheduler.max_num_seqs
+        return Grid((0, 1, most), (0, 8, 64), (16, 200), (1, 4), 1, pads)
+
+    monkeypatch.setattr(calibrate_module, "grid_for", grid_for)
+    monkeypatch.setattr("gpu_backend.in_situ._CONCURRENCIES", (2,))
+    monkeypatch.setattr("gpu_backend.in_situ._NUM_REQUESTS", 2)
+    monkeypatch.chdir(tmp_path)
+
+
+def command(name: str, *arguments: str, overrides: tuple[str, ...] = FEW) -> Any:
+    verb, *rest = arguments
+    sets = [word for override in overrides for word in ("--set", override)]
+    return CliRunner().invoke(
+        app, [verb, str(CONFIGS / f"{name}.yaml"), *sets, "-q", "--device", "cpu", *rest]
+    )
+
+
+@pytest.mark.parametrize(
+    "name", ["continuous", "recompute", "swap", "sampling", "prefixes", "chunked", "speculation"]
+)
+def test_both_bodies_decide_alike(name: str, tmp_path: Path) -> None:
+    done = command(name, "crosscheck", "--repeats", "1", "--no-plots", "--out", str(tmp_path / "check"))
+    assert done.exit_code in (0, 1), done.output
+    check = json.loads((tmp_path / "check" / "crosscheck.json").read_text())
+    assert check["decisions"]["equal"], check["decisions"]
+    assert check["decisions"]["steps"] > 5
+    assert (done.exit_code == 0) == check["holds"]
+    assert (
+        abs(
+            sum(part["error"] for part in check["attribution"]["parts"])
+            - check["attribution"]["busy_time_error"]
+        )
+        < 1e-9
+    )
+    for run in ("replay", "simulation"):
+        assert (tmp_path / "check" / run / "summary.json").exists()
+    page = (tmp_path / "check" / "crosscheck.html").read_text()
+    assert "Decisions" in page
+    assert check["environment"]["replay"]["device"] in page
+
+
+def test_levels_of_fusion_are_compared_launch_for_launch(tmp_path: Path) -> None:
+    done = command("fusion", "crosscheck", "--repeats", "2", "--out", str(tmp_path / "check"))
+    assert done.exit_code in (0, 1), done.output
+    rows = json.loads((tmp_path / "check" / "crosscheck.json").read_text())["fusions"]
+    assert [row["fusion"] for row in rows] == ["none", "fused"]
+    for row in rows:
+        assert row["listed_launches"] == row["counted_launches"]
+        assert row["listed_bytes"] == pytest.approx(row["counted_bytes"], rel=0.1)
+    assert rows[0]["counted_launches"] > 3 * rows[1]["counted_launches"]
+    assert (tmp_path / "check" / "pictures" / "distributions.svg").exists()
+
+
+def test_a_calibration_is_found_again_and_drives_a_simulation(tmp_path: Path) -> None:
+    done = command("swap", "calibrate", "--out", str(tmp_path / "calibration"), "--quick")
+    assert done.exit_code == 0, done.output
+    calibration = read_device_calibration(tmp_path / "calibration", "fused")
+    assert calibration.about["device"]
+    assert calibration.about["torch"]
+    assert set(calibration.others) >= {SCHEDULE, SWAP}
+    rows = list(csv.DictReader((tmp_path / "calibration" / "steps.csv").read_text().splitlines()))
+    assert len(rows) == 3 * 3 * 2
+    assert all(float(row["step_us"]) > 0 for row in rows)
+    calibrated = f"step_time={{calibration: {tmp_path / 'calibration'}}}"
+    assert simulate(load_experiment(CONFIGS / "swap.yaml", [*FEW, calibrated])).num_steps > 5
+
+
+def test_a_fresh_calibration_is_not_made_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = []
+    original = Calibrator.steps
+
+    def counted(self: Any, on_point: Any = None) -> Any:
+        made.append(1)
+        return original(self, on_point)
+
+    monkeypatch.setattr(Calibrator, "steps", counted)
+    for _ in range(2):
+        done = command("continuous", "crosscheck", "--repeats", "1", "--no-plots")
+        assert done.exit_code in (0, 1), done.output
+    assert len(made) == 1
+    other = (*FEW, "engine.max_num_seqs=4")
+    assert command("continuous", "crosscheck", "--repeats", "1", "--no-plots", overrides=other).exit_code in (
+        0,
+        1,
+    )
+    assert len(made) == 2, "another engine is another calibration"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--calibration", "nowhere"], "pagecast calibrate makes a calibration"),
+        (["--set", "model=llama-3-8b", "--set", "hardware=h100-sxm"], "no weights are known"),
+        (["--set", "crosscheck.tpot_p50=5"], "must be a percentage such as 5 %"),
+        (["--repeats", "0"], "--repeats"),
+    ],
+)
+def test_bad_input_is_refused_before_anything_is_measured(
+    arguments: list[str], words: str, tmp_path: Path
+) -> None:
+    done = command("continuous", "crosscheck", *arguments, "--out", str(tmp_path / "check"))
+    assert done.exit_code == 2
+    assert words in done.output
+    assert not (tmp_path / "check").exists()
