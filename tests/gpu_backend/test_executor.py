@@ -151,10 +151,10 @@ def test_preemption_by_recompute_gives_the_same_text(model: LlamaModel) -> None:
     assert replay.outputs == alone(model, replay)
 
 
-@pytest.mark.parametrize("preemption", list(PreemptionMode))
+@pytest.mark.parametrize(
+    "preemption", [PreemptionMode.RECOMPUTE, PreemptionMode.SWAP, PreemptionMode.BY_WIDTH]
+)
 def test_the_papers_scheduler_gives_the_same_text(model: LlamaModel, preemption: PreemptionMode) -> None:
-    if preemption is PreemptionMode.AUTO:
-        pytest.skip("needs step times to decide by")
     replay = Replay(workload(), paper(20, preemption), model)
     assert replay.core.num_preemptions > 0
     assert (replay.core.num_swapped_in_blocks > 0) == (preemption is PreemptionMode.SWAP)
