@@ -19,7 +19,8 @@ from typing import Any
 
 import torch
 
-from gpu_backend.calibration import Calibrator, Measured, grid_for, swaps, table_of_steps
+from gpu_backend.bench_steps import Measured
+from gpu_backend.calibration import Calibrator, grid_for, swaps, table_of_steps
 from gpu_backend.in_situ import in_situ
 from gpu_backend.ops.implementation import Implementation
 from gpu_backend.replay import Replayer, ReplayOptions

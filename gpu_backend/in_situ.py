@@ -14,7 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from gpu_backend.calibration import Measured, Point, calibration_of
+from gpu_backend.bench_steps import Measured
+from gpu_backend.calibration import Point, calibration_of
 from gpu_backend.device_engine import DeviceEngine
 from gpu_backend.replay import Replayer
 from sim.crosscheck.run import compare_decisions

@@ -17,7 +17,8 @@ pytest.importorskip("torch", reason="the engine needs torch")
 from typer.testing import CliRunner
 
 from gpu_backend import calibrate as calibrate_module
-from gpu_backend.calibration import Calibrator, Grid
+from gpu_backend.bench_steps import Grid
+from gpu_backend.calibration import Calibrator
 from sim.cli import app
 from sim.config import load_experiment
 from sim.cost.calibration import SCHEDULE, SWAP, read_device_calibration
