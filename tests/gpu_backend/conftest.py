@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 
+import pytest
+
 # Triton 3.9 warns of a coming change of this default where it is not set; 3.7 knows no such variable.
 os.environ.setdefault("TRITON_DEFAULT_FP_FUSION", "1")
 
@@ -18,3 +20,10 @@ if os.environ.get("TRITON_INTERPRET") == "1":
     from tests.gpu_backend.interpreter_repair import install
 
     install()
+
+
+@pytest.fixture(autouse=True)
+def _skips_without_a_card(request: pytest.FixtureRequest) -> None:
+    """Tests that need a CUDA device say so where there is none."""
+    if request.node.get_closest_marker("gpu") is not None and not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
