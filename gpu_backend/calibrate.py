@@ -8,9 +8,7 @@ measured, and how, is `gpu_backend.calibration`.
 from __future__ import annotations
 
 import json
-import os
 import re
-import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -39,6 +37,7 @@ from sim.environment import package_version
 from sim.errors import ConfigError, Problem
 from sim.experiment import Experiment
 from sim.simulation import no_garbage_collection
+from sim.whole_folder import whole_folder
 
 FRESH_FOR = timedelta(days=1)
 METHOD = 2
@@ -187,18 +186,9 @@ def _files(
 
 
 def _write(folder: Path, files: Mapping[str, str]) -> None:
-    """All files or none: written beside, then put in place of what was there."""
-    partial = folder.parent / f".{folder.name}.partial-{os.getpid()}"
-    try:
-        partial.mkdir(parents=True)
+    """All files or none; a calibration that was there is replaced, and nothing else."""
+    if folder.exists() and not (folder / ABOUT).exists():
+        raise ConfigError([Problem(str(folder), "", "is there already, and is no calibration")])
+    with whole_folder(folder, replaces=True) as partial:
         for name, text in files.items():
             (partial / name).write_text(text, encoding="utf-8")
-        if folder.exists():
-            if not (folder / ABOUT).exists():
-                raise ConfigError([Problem(str(folder), "", "is there already, and is no calibration")])
-            shutil.rmtree(folder)
-        partial.rename(folder)
-    except OSError as error:
-        raise ConfigError([Problem(str(folder), "", f"cannot be written: {error.strerror}")]) from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)

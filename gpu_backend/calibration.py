@@ -26,8 +26,8 @@ from gpu_backend.yardstick import Yardstick
 from sim.core.engine import EngineConfig
 from sim.core.group import GroupSchedulerConfig
 from sim.core.kv_cache import CacheConfig
-from sim.cost.calibration import COPY, SCHEDULE, SWAP, Curve, DeviceCalibration
-from sim.cost.measured import Calibration
+from sim.cost.calibration import COPY, SCHEDULE, SWAP, DeviceCalibration, curves_of
+from sim.cost.measured import grid_of
 
 Point = tuple[str, int, int, int]
 """What is measured: role, sequences, new tokens, context."""
@@ -169,30 +169,14 @@ def calibration_of(
     others: Mapping[tuple[str, int], Measured],
 ) -> DeviceCalibration:
     """A calibration as it stands, before it is written."""
-    grids = {role: _grid_of(role, steps) for role in ("target", "verify", "draft")}
-    curves: dict[str, list[tuple[float, float]]] = {}
-    for (what, amount), measured in others.items():
-        curves.setdefault(what, []).append((amount, measured.time_us * 1e3))
+    grids = {
+        role: grid_of({point[1:]: found.time_us for point, found in steps.items() if point[0] == role})
+        for role in ("target", "verify", "draft")
+    }
     target = grids["target"]
     assert target is not None, "every calibration measures the target"
-    return DeviceCalibration(
-        about,
-        target,
-        grids["verify"],
-        grids["draft"],
-        {what: Curve(*np.array(sorted(points)).T) for what, points in curves.items()},
-    )
-
-
-def _grid_of(role: str, steps: Mapping[Point, Measured]) -> Calibration | None:
-    points = {point[1:]: measured.time_us * 1e3 for point, measured in steps.items() if point[0] == role}
-    if not points:
-        return None
-    seqs, new, contexts = (
-        np.array(sorted({point[axis] for point in points}), dtype=float) for axis in range(3)
-    )
-    times = [[[points[int(a), int(b), int(c)] for c in contexts] for b in new] for a in seqs]
-    return Calibration((seqs, new, contexts), np.array(times))
+    curves = curves_of({place: found.time_us for place, found in others.items()})
+    return DeviceCalibration(about, target, grids["verify"], grids["draft"], curves)
 
 
 def table_of_steps(fusion: str, steps: Mapping[Point, Measured]) -> list[tuple[Any, ...]]:

@@ -13,7 +13,7 @@ offers: how a run is captured is given (`gpu_backend/cuda_graphs.py`).
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -105,8 +105,3 @@ def _only_decodes(batch: PagedBatch) -> bool:
     """Whether every sequence computes one token, and wants its logits."""
     num_seqs = len(batch.context_lens)
     return batch.num_decode_seqs == num_seqs == len(batch.logits_rows) > 0
-
-
-def total_bytes(runners: Sequence[ModelRunner]) -> int:
-    """Device memory of the keys and values of some runners."""
-    return sum(runner.storage.device_bytes for runner in runners)

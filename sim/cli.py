@@ -56,6 +56,17 @@ Overrides = Annotated[
     ),
 ]
 
+_Config = Annotated[Path, typer.Argument(metavar="CONFIG", help="The experiment's YAML file.")]
+_RunFolder = Annotated[
+    Path | None,
+    typer.Option(metavar="DIR", help="Run folder to make. Default: results/<name>/<time>-<hash>."),
+]
+_SummaryAsJson = Annotated[
+    bool, typer.Option("--json", help="Print summary.json, one JSON document, instead of a table.")
+]
+_Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar.")]
+_NoPlots = Annotated[bool, typer.Option("--no-plots", help="Draw no pictures.")]
+
 
 def _print_version(wanted: bool) -> None:
     if wanted:
@@ -76,7 +87,7 @@ def pagecast(
 
 @app.command()
 def simulate(
-    config: Annotated[Path, typer.Argument(metavar="CONFIG", help="The experiment's YAML file.")],
+    config: _Config,
     set_: Overrides = None,
     vary: Annotated[
         list[str] | None,
@@ -89,15 +100,10 @@ def simulate(
         str | None,
         typer.Option(metavar="WITHOUT", help="Run again without something, and compare: no-speculation."),
     ] = None,
-    out: Annotated[
-        Path | None,
-        typer.Option(metavar="DIR", help="Run folder to make. Default: results/<name>/<time>-<hash>."),
-    ] = None,
-    json_: Annotated[
-        bool, typer.Option("--json", help="Print summary.json, one JSON document, instead of a table.")
-    ] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar.")] = False,
-    no_plots: Annotated[bool, typer.Option("--no-plots", help="Draw no pictures.")] = False,
+    out: _RunFolder = None,
+    json_: _SummaryAsJson = False,
+    quiet: _Quiet = False,
+    no_plots: _NoPlots = False,
     confidence: Annotated[
         bool,
         typer.Option(
@@ -145,10 +151,19 @@ class _Clock(StrEnum):
     WALL = "wall"
 
 
+_Where = Annotated[_Device, typer.Option(help="Where; auto: a CUDA card if there is one.")]
+_ModelFolder = Annotated[
+    Path | None, typer.Option(metavar="DIR", help="Weights of the model, in the Hugging Face layout.")
+]
+_DraftFolder = Annotated[
+    Path | None, typer.Option(metavar="DIR", help="Weights of the draft model, likewise.")
+]
+
+
 @app.command()
 def replay(
-    config: Annotated[Path, typer.Argument(metavar="CONFIG", help="The experiment's YAML file.")],
-    device: Annotated[_Device, typer.Option(help="Where; auto: a CUDA card if there is one.")] = _Device.AUTO,
+    config: _Config,
+    device: _Where = _Device.AUTO,
     clock: Annotated[
         _Clock,
         typer.Option(help="measured: time is what the steps took; wall: requests arrive in real time."),
@@ -157,21 +172,12 @@ def replay(
     dtype: Annotated[
         str | None, typer.Option(help="float32, float16 or bfloat16. Default: what suits the device.")
     ] = None,
-    model_folder: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Weights of the model, in the Hugging Face layout.")
-    ] = None,
-    draft_folder: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Weights of the draft model, likewise.")
-    ] = None,
-    out: Annotated[
-        Path | None,
-        typer.Option(metavar="DIR", help="Run folder to make. Default: results/<name>/<time>-<hash>."),
-    ] = None,
-    json_: Annotated[
-        bool, typer.Option("--json", help="Print summary.json, one JSON document, instead of a table.")
-    ] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar.")] = False,
-    no_plots: Annotated[bool, typer.Option("--no-plots", help="Draw no pictures.")] = False,
+    model_folder: _ModelFolder = None,
+    draft_folder: _DraftFolder = None,
+    out: _RunFolder = None,
+    json_: _SummaryAsJson = False,
+    quiet: _Quiet = False,
+    no_plots: _NoPlots = False,
 ) -> None:
     """Serve an experiment's workload on a real engine, and write the run folder."""
     from sim.cli_replay import Replay, replay_one
@@ -197,25 +203,21 @@ _Quick = Annotated[bool, typer.Option("--quick", help="A coarser calibration: un
 
 @app.command()
 def calibrate(
-    config: Annotated[Path, typer.Argument(metavar="CONFIG", help="The experiment's YAML file.")],
-    device: Annotated[_Device, typer.Option(help="Where; auto: a CUDA card if there is one.")] = _Device.AUTO,
+    config: _Config,
+    device: _Where = _Device.AUTO,
     set_: Overrides = None,
     quick: _Quick = False,
     fusion: Annotated[
         list[str] | None,
         typer.Option(metavar="LEVEL", help="none, fused or graph; may be given several times."),
     ] = None,
-    model_folder: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Weights of the model, in the Hugging Face layout.")
-    ] = None,
-    draft_folder: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Weights of the draft model, likewise.")
-    ] = None,
+    model_folder: _ModelFolder = None,
+    draft_folder: _DraftFolder = None,
     out: Annotated[
         Path | None,
         typer.Option(metavar="DIR", help="Folder to write. Default: results/calibrations/<name>-<device>."),
     ] = None,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar.")] = False,
+    quiet: _Quiet = False,
 ) -> None:
     """Measure this device: steps over a grid, deciding, copies and swaps; for crosscheck and step_time."""
     from sim.cli_crosscheck import calibrate_one
@@ -238,8 +240,8 @@ def calibrate(
 
 @app.command()
 def crosscheck(
-    config: Annotated[Path, typer.Argument(metavar="CONFIG", help="The experiment's YAML file.")],
-    device: Annotated[_Device, typer.Option(help="Where; auto: a CUDA card if there is one.")] = _Device.AUTO,
+    config: _Config,
+    device: _Where = _Device.AUTO,
     set_: Overrides = None,
     repeats: Annotated[
         int | None, typer.Option(min=1, help="Replays. Default: crosscheck.repeats of the file, or 3.")
@@ -249,12 +251,8 @@ def crosscheck(
         typer.Option(metavar="DIR", help="Calibration to use. Default: a fresh one, or a new one."),
     ] = None,
     quick: _Quick = False,
-    model_folder: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Weights of the model, in the Hugging Face layout.")
-    ] = None,
-    draft_folder: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Weights of the draft model, likewise.")
-    ] = None,
+    model_folder: _ModelFolder = None,
+    draft_folder: _DraftFolder = None,
     out: Annotated[
         Path | None,
         typer.Option(metavar="DIR", help="Folder to make. Default: results/<name>/crosscheck-..."),
@@ -262,8 +260,8 @@ def crosscheck(
     json_: Annotated[
         bool, typer.Option("--json", help="Print crosscheck.json, one JSON document, instead of tables.")
     ] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar.")] = False,
-    no_plots: Annotated[bool, typer.Option("--no-plots", help="Draw no pictures.")] = False,
+    quiet: _Quiet = False,
+    no_plots: _NoPlots = False,
 ) -> None:
     """Simulate an experiment, replay it on a real engine, and say how far apart they are, and why.
 
@@ -303,7 +301,7 @@ def import_bench(
     out: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Folder to make. Default: results/<name>/measured-...")
     ] = None,
-    no_plots: Annotated[bool, typer.Option("--no-plots", help="Draw no pictures.")] = False,
+    no_plots: _NoPlots = False,
 ) -> None:
     """Read a benchmark of a real server, and put a simulation of the same requests beside it.
 
@@ -359,7 +357,7 @@ def conform(
 
 @app.command("explain-waste")
 def explain_waste(
-    config: Annotated[Path, typer.Argument(metavar="CONFIG", help="The experiment's YAML file.")],
+    config: _Config,
     set_: Overrides = None,
     at: Annotated[
         str | None,
@@ -380,7 +378,7 @@ def explain_waste(
 
 @app.command()
 def kernels(
-    config: Annotated[Path, typer.Argument(metavar="CONFIG", help="The experiment's YAML file.")],
+    config: _Config,
     set_: Overrides = None,
     tokens: Annotated[int, typer.Option(min=0, max=1_000_000, help="Tokens of a prompt chunk.")] = 0,
     decodes: Annotated[int, typer.Option(min=0, max=100_000, help="Sequences that decode beside it.")] = 1,
@@ -395,7 +393,7 @@ def kernels(
 
 @app.command()
 def sensitivity(
-    config: Annotated[Path, typer.Argument(metavar="CONFIG", help="The experiment's YAML file.")],
+    config: _Config,
     set_: Overrides = None,
     out: Annotated[Path, typer.Option(metavar="FILE", help="Markdown table to write.")] = Path(
         "results/sensitivity.md"

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
 import sys
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -18,14 +16,16 @@ from sim.config import load_experiment
 from sim.crosscheck.bench_import import Imported, import_bench
 from sim.crosscheck.comparison import ErrorRow, Status, error_rows
 from sim.crosscheck.observed import Observed, observe
-from sim.crosscheck.page import as_html, images, render_page, section
+from sim.crosscheck.page import images, render_page, section
 from sim.crosscheck.pictures import write_pictures
 from sim.crosscheck.text import errors_table, measured_table
 from sim.errors import ConfigError, Problem
 from sim.experiment import Experiment
 from sim.recording import Served, refuse_unwritable, write_served
+from sim.report.page import as_html
 from sim.results import unique_run_name
 from sim.simulation import simulate
+from sim.whole_folder import whole_folder
 
 _EXPLANATION = """\
 <p>A server was <b>measured</b> ({server}), and the same requests, with the same lengths at the same times,
@@ -76,9 +76,7 @@ def _write(
     rows: list[ErrorRow],
 ) -> Path:
     """The folder of a comparison, whole or not at all; returns its page."""
-    partial = folder.parent / f".{folder.name}.partial-{os.getpid()}"
-    try:
-        partial.mkdir(parents=True)
+    with whole_folder(folder) as partial:
         write_served(partial / "simulation", experiment, served, with_plots=False)
         pictures = []
         if request.with_plots:
@@ -89,11 +87,6 @@ def _write(
         errors = [row.to_json() for row in rows]
         document = {"file": str(request.file), "config": str(request.config), "errors": errors}
         (partial / "comparison.json").write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
-        partial.rename(folder)
-    except OSError as error:
-        raise ConfigError([Problem(str(folder), "", f"cannot be written: {error.strerror}")]) from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
     return folder / "comparison.html"
 
 

@@ -23,7 +23,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -38,6 +37,7 @@ from sim.column_files import read_columns, write_columns
 from sim.errors import ConfigError, Problem
 from sim.metrics import Summary
 from sim.run_record import TIME, RunRecord, RunRecordError
+from sim.whole_folder import whole_folder
 from sim.yaml_dump import dump_yaml
 from sim.yaml_source import read_yaml
 
@@ -77,21 +77,12 @@ def write_run(
     """
     if folder.exists():
         raise ConfigError([Problem(str(folder), "", "this run exists already, and runs are not overwritten")])
-    partial = folder.parent / f".{folder.name}.partial-{os.getpid()}"
-    try:
-        partial.mkdir(parents=True)
+    with whole_folder(folder) as partial:
         _write_files(partial, run, traffic)
         for name, content in attachments.items():
             (partial / name).write_bytes(content)
         if with_plots:
             _draw(partial, run)
-        _flush(partial)
-        partial.rename(folder)
-        _flush_folder(folder.parent)
-    except OSError as error:
-        raise ConfigError([Problem(str(folder), "", f"cannot be written: {error.strerror}")]) from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
     return folder
 
 
@@ -153,24 +144,6 @@ def _draw(folder: Path, run: Run) -> None:
     title = run.summary.identity.experiment
     files = write_plots(folder / "plots", run.record, run.summary.slo, title)
     write_page(folder, run.summary, [file for file in files if file.suffix == ".svg"])
-
-
-def _flush(folder: Path) -> None:
-    for path in sorted(folder.rglob("*")):
-        if path.is_file():
-            with path.open("rb") as file:
-                os.fsync(file.fileno())
-        else:
-            _flush_folder(path)
-    _flush_folder(folder)
-
-
-def _flush_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def load_run(folder: Path) -> Run:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-import sim.results
+import sim.whole_folder
 from sim.bench_file import Traffic
 from sim.errors import ConfigError
 from sim.metrics import Identity, Slo, summarize
@@ -111,7 +111,7 @@ def test_a_run_that_dies_while_it_is_written_leaves_nothing(
     def die(*_: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(sim.results, "_flush", die)
+    monkeypatch.setattr(sim.whole_folder, "_flush", die)
     with pytest.raises(KeyboardInterrupt):
         write(tmp_path / "toy" / "run")
     assert list((tmp_path / "toy").iterdir()) == []
@@ -119,7 +119,9 @@ def test_a_run_that_dies_while_it_is_written_leaves_nothing(
 
 def test_until_it_is_whole_a_run_has_a_hidden_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[str] = []
-    monkeypatch.setattr(sim.results, "_flush", lambda *_: seen.extend(p.name for p in tmp_path.iterdir()))
+    monkeypatch.setattr(
+        sim.whole_folder, "_flush", lambda *_: seen.extend(p.name for p in tmp_path.iterdir())
+    )
     write(tmp_path / "run")
     assert len(seen) == 1
     assert seen[0].startswith(".run.partial")

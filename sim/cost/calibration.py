@@ -136,14 +136,21 @@ def read_about(path: Path) -> dict[str, Any]:
 
 
 def _read_others(path: Path) -> dict[str, Curve]:
-    points: dict[str, list[tuple[float, float]]] = {}
+    times_us: dict[tuple[str, float], float] = {}
     try:
         with path.open(newline="", encoding="utf-8") as file:
             for row in csv.DictReader(file):
-                point = float(row["amount"]), float(row["time_us"]) * 1e3
-                points.setdefault(row["what"], []).append(point)
+                times_us[row["what"], float(row["amount"])] = float(row["time_us"])
     except (OSError, KeyError, TypeError, ValueError) as error:
         raise ConfigError([Problem(str(path), "", f"is no table of a calibration: {error}")]) from None
+    return curves_of(times_us)
+
+
+def curves_of(times_us: Mapping[tuple[str, float], float]) -> dict[str, Curve]:
+    """A curve for each of what was measured, by (what, amount)."""
+    points: dict[str, list[tuple[float, float]]] = {}
+    for (what, amount), time_us in times_us.items():
+        points.setdefault(what, []).append((amount, time_us * 1e3))
     return {what: Curve(*np.array(sorted(found)).T) for what, found in points.items()}
 
 

@@ -11,7 +11,7 @@ and horizons call the same numpy function, so that they give the same bits.
 from __future__ import annotations
 
 import csv
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -61,11 +61,19 @@ def read_calibration(path: Path, *, model_role: str, fusion: str) -> Calibration
                     points[tuple(place)] = time_us
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise ConfigError([Problem(str(path), "", f"cannot be read: {error}")]) from error
-    seqs, new, context = (np.array(sorted({place[i] for place in points})) for i in range(3))
-    if not points or len(points) != len(seqs) * len(new) * len(context):
+    found = grid_of(points)
+    if found is None:
         what = f"{len(points)} points of {model_role}, {fusion} are no full grid of {', '.join(AXES)}"
         raise ConfigError([Problem(str(path), "", what)])
-    times = [[[points[a, b, c] * 1e3 for c in context] for b in new] for a in seqs]
+    return found
+
+
+def grid_of(times_us: Mapping[tuple[float, ...], float]) -> Calibration | None:
+    """Times by their places on the three axes; None if there are none, or not all of a grid."""
+    seqs, new, context = (np.array(sorted({place[i] for place in times_us}), dtype=float) for i in range(3))
+    if not times_us or len(times_us) != len(seqs) * len(new) * len(context):
+        return None
+    times = [[[times_us[a, b, c] * 1e3 for c in context] for b in new] for a in seqs]
     return Calibration((seqs, new, context), np.array(times))
 
 

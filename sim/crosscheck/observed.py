@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sim.latencies import measure_latencies
-from sim.occupancy import run_span_ns
+from sim.occupancy import measure_occupancy, run_span_ns
 from sim.run_record import RunRecord
 
 NS_PER_MS, NS_PER_S = 1e6, 1e9
@@ -88,12 +88,7 @@ def observe(record: RunRecord, name: str) -> Observed:
     span_s = run_span_ns(record) / NS_PER_S
     completed = latencies.completed
     num_tokens = int(record.requests["output_tokens"][completed].sum())
-    steps, lasted = record.steps, None
-    usage = None
-    if record.num_steps and record.num_blocks:
-        lasted = (steps["end"] - steps["start"]).astype(np.int64)
-        capacity = record.num_blocks * record.num_replicas * run_span_ns(record)
-        usage = float((steps["used_blocks"] * lasted).sum() / capacity)
+    usage = measure_occupancy(record).mean_kv_usage_fraction if record.num_steps else None
     return Observed(
         name,
         {

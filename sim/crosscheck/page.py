@@ -11,22 +11,18 @@ Refuses to have numbers of its own. Written whole or not at all.
 
 from __future__ import annotations
 
-import io
 import json
-import os
-import shutil
 from collections.abc import Callable, Mapping, Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console, RenderableType
-from rich.terminal_theme import DEFAULT_TERMINAL_THEME
-
 from sim.crosscheck.pictures import write_pictures
 from sim.crosscheck.text import crosscheck_text, verdict_text
 from sim.crosscheck.verdict import Crosscheck
 from sim.errors import ConfigError, Problem
+from sim.report.page import as_html
+from sim.whole_folder import whole_folder
 
 _WIDTH = 128
 _PAGE = """\
@@ -76,9 +72,7 @@ def write_crosscheck(
     """
     if folder.exists():
         raise ConfigError([Problem(str(folder), "", "is there already, and is not overwritten")])
-    partial = folder.parent / f".{folder.name}.partial-{os.getpid()}"
-    try:
-        partial.mkdir(parents=True)
+    with whole_folder(folder) as partial:
         write_runs(partial)
         pictures = []
         if with_pictures:
@@ -90,18 +84,13 @@ def write_crosscheck(
         )
         names = [picture.relative_to(partial).as_posix() for picture in pictures]
         (partial / "crosscheck.html").write_text(crosscheck_page(check, names), encoding="utf-8")
-        partial.rename(folder)
-    except OSError as error:
-        raise ConfigError([Problem(str(folder), "", f"cannot be written: {error.strerror}")]) from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
     return folder / "crosscheck.html"
 
 
 def crosscheck_page(check: Crosscheck, pictures: Sequence[str]) -> str:
     """The page; `pictures` are addresses of images, relative to it."""
     facts = device_facts(check.environment)
-    sections = [section("Numbers", f"<pre>{as_html(crosscheck_text(check))}</pre>")]
+    sections = [section("Numbers", f"<pre>{as_html(crosscheck_text(check), _WIDTH)}</pre>")]
     if pictures:
         sections.append(section("Pictures", images(pictures)))
     sections.append(section("Environment", _facts_table(facts)))
@@ -163,10 +152,3 @@ def images(pictures: Sequence[str]) -> str:
 def _facts_table(facts: Mapping[str, str]) -> str:
     rows = "".join(f"<tr><td>{escape(name)}</td><td>{escape(text)}</td></tr>" for name, text in facts.items())
     return f'<table class="facts">{rows}</table>'
-
-
-def as_html(what: RenderableType) -> str:
-    """What the terminal would show."""
-    console = Console(width=_WIDTH, file=io.StringIO(), record=True, color_system="truecolor")
-    console.print(what)
-    return console.export_html(theme=DEFAULT_TERMINAL_THEME, code_format="{code}", inline_styles=True)

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.terminal_theme import DEFAULT_TERMINAL_THEME
 
 from sim.metrics import Summary
@@ -51,9 +51,7 @@ def write_page(folder: Path, summary: Summary, pictures: Sequence[Path]) -> Path
 def run_page(summary: Summary, pictures: Sequence[str]) -> str:
     """The page; `pictures` are addresses of images, relative to it."""
     identity = summary.identity
-    console = Console(width=_WIDTH, file=io.StringIO(), record=True, color_system="truecolor")
-    console.print(summary_table("", summary))
-    numbers = console.export_html(theme=DEFAULT_TERMINAL_THEME, code_format="{code}", inline_styles=True)
+    numbers = as_html(summary_table("", summary))
     served = f"{summary.values['completed']:,} requests completed"
     return _PAGE.format(
         title=escape(identity.experiment),
@@ -63,3 +61,10 @@ def run_page(summary: Summary, pictures: Sequence[str]) -> str:
         ),
         numbers=numbers,
     )
+
+
+def as_html(what: RenderableType, width: int = _WIDTH) -> str:
+    """What the terminal would show at that many columns, for a <pre>."""
+    console = Console(width=width, file=io.StringIO(), record=True, color_system="truecolor")
+    console.print(what)
+    return console.export_html(theme=DEFAULT_TERMINAL_THEME, code_format="{code}", inline_styles=True)
