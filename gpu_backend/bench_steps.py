@@ -117,6 +117,32 @@ class Bench:
             rows.append(self._row(num_seqs + place, max(start, 0), count, num_seqs, is_chunk=True))
         return self._carried_out(rows, num_drafts)
 
+    def splits(self, num_rounds: int) -> dict[int, Measured]:
+        """What several prompt chunks of a step take beyond one of as many tokens, by how many they are.
+
+        They differ in length, as the end of one prompt and the beginning of the next do.
+        """
+        scheduler = self._config.scheduler
+        num_tokens = min(_SPLIT_TOKENS, scheduler.max_num_batched_tokens, self._longest // 2)
+        counts = [count for count in _SPLITS if count <= min(scheduler.max_num_seqs, num_tokens // count)]
+        times: dict[int, list[float]] = {count: [] for count in (1, *counts)}
+        for number in range(_STEPS_OF_A_SPLIT * num_rounds + 1):
+            for count, taken in times.items():
+                rows = [
+                    self._row(place, self._longest // 4, length, count, is_chunk=True)
+                    for place, length in enumerate(_unequal(num_tokens, count))
+                ]
+                model_ns = self._carried_out(rows, 0).model_ns
+                if number:
+                    taken.append(model_ns)
+        alone = Measured.of(times[1])
+        extra = {1: Measured(0.0, 0.0)}
+        for count in counts:
+            found = Measured.of(times[count])
+            beyond_us = max(found.time_us - alone.time_us, 0.0)
+            extra[count] = Measured(beyond_us, found.spread_us + alone.spread_us)
+        return extra
+
     def verify(self, num_seqs: int, num_drafts: int, context: int) -> StepParts:
         """Sequences that verify drafts, which a decoding step before it proposed."""
         lengths = self._spread(num_seqs, min(context, self._longest - num_drafts - 2))
@@ -225,6 +251,16 @@ class Bench:
 
 
 _NUM_DECIDED_STEPS = 24
+_SPLIT_TOKENS = 64
+_SPLITS = (2, 4)
+"""Chunks whose time beyond a single one's is measured."""
+_STEPS_OF_A_SPLIT = 6
+
+
+def _unequal(total: int, count: int) -> list[int]:
+    """Parts of a whole, each longer than the one before it where there is room."""
+    shares = [max(total * part // sum(range(count + 1)), 1) for part in range(1, count)]
+    return [*shares, total - sum(shares)]
 
 
 def _decided_ns(core: EngineCore, num_seqs: int) -> float:

@@ -40,7 +40,7 @@ from sim.simulation import no_garbage_collection
 from sim.whole_folder import whole_folder
 
 FRESH_FOR = timedelta(days=1)
-METHOD = 2
+METHOD = 3
 """How it is measured; a calibration by another method does not hold."""
 OnProgress = Callable[[str, int, int], None]
 """Told what is being measured, how many points are done, and of how many."""
@@ -99,6 +99,7 @@ def calibrate(
     """
     levels = list(fusions) or [Replayer.of(experiment, options).place.fusion]
     rows: list[tuple[Any, ...]] = []
+    bare: dict[tuple[str, int], Measured] = {}
     others: dict[tuple[str, int], Measured] = {}
     key: dict[str, Any] = {}
     yardsticks: dict[str, float] = {}
@@ -115,8 +116,9 @@ def calibrate(
         with replayer.conditions(), no_garbage_collection():
             replayer.warm_up()
             steps = calibrator.steps(_told(on_progress, fusion))
-            others = others or calibrator.others()
-            found = in_situ(replayer, key, steps, others)
+            bare = bare or calibrator.others()
+            found = in_situ(replayer, key, steps, bare)
+        others = others or found.corrected_others(bare)
         in_situ_ratios[fusion.value] = found.ratios
         if found.yardstick_us is not None:
             yardsticks[fusion.value] = round(found.yardstick_us, 3)

@@ -26,7 +26,7 @@ from gpu_backend.yardstick import Yardstick
 from sim.core.engine import EngineConfig
 from sim.core.group import GroupSchedulerConfig
 from sim.core.kv_cache import CacheConfig
-from sim.cost.calibration import COPY, SCHEDULE, SWAP, DeviceCalibration, curves_of
+from sim.cost.calibration import COPY, SCHEDULE, SPLIT, SWAP, DeviceCalibration, curves_of
 from sim.cost.measured import grid_of
 
 Point = tuple[str, int, int, int]
@@ -68,9 +68,9 @@ def _powers(largest: int, factor: int) -> tuple[int, ...]:
 
 
 def _contexts(longest: int, factor: int) -> tuple[int, ...]:
-    """From a sixteenth block on to the longest context there can be, a token short of it."""
+    """None, as a prompt's first chunk has; some blocks; and the longest there can be, a token short of it."""
     blocks = _powers(max(longest // 16, 1), factor)[:-1]
-    return (*(16 * value for value in blocks), longest - 1)
+    return (0, *(16 * value for value in blocks[1:]), longest - 1)
 
 
 class Calibrator:
@@ -151,7 +151,7 @@ class Calibrator:
         return passes
 
     def others(self) -> dict[tuple[str, int], Measured]:
-        """Times by (what, amount): deciding by sequences, moves by blocks."""
+        """Times by (what, amount): deciding by sequences, moves by blocks, more than one chunk by chunks."""
         found = {}
         for seqs in self.grid.num_seqs[1:]:
             found[SCHEDULE, seqs] = self._bench.schedule(seqs, self.grid.num_rounds)
@@ -160,6 +160,8 @@ class Calibrator:
                 measured = self._bench.moves(what, blocks, self.grid.num_rounds)
                 if measured is not None:
                     found[what, blocks] = measured
+        for count, measured in self._bench.splits(self.grid.num_rounds).items():
+            found[SPLIT, count] = measured
         return found
 
 

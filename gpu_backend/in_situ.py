@@ -2,8 +2,8 @@
 
 Steps of a grid follow steps like them; in a replay there is scheduling and bookkeeping in between, which
 takes the processor's caches. So some requests of no particular workload are served, and what their steps
-took is held against the grid: one ratio for each kind of step. The yardstick is taken here too, in the
-surroundings in which replays will take it.
+took is held against the grid: one ratio for each kind of step, and a line for deciding, whose code has been
+out of the caches too. The yardstick is taken here as well, in the surroundings in which replays will take it.
 """
 
 from __future__ import annotations
@@ -18,11 +18,14 @@ from gpu_backend.bench_steps import Measured
 from gpu_backend.calibration import Point, calibration_of
 from gpu_backend.device_engine import DeviceEngine
 from gpu_backend.replay import Replayer
+from sim.cost.calibration import SCHEDULE
 from sim.crosscheck.run import compare_decisions
 from workloads.spec import Workload
 
 DECODE, PROMPTS, VERIFY, DRAFT = "decode", "prefill", "verify", "draft"
 SEED = 0x1A5170
+Other = tuple[str, int]
+"""A place of `others.csv`: what, amount."""
 _CONCURRENCIES = (1, 3, 8)
 _NUM_REQUESTS = 10
 _FEWEST_STEPS = 5
@@ -34,27 +37,40 @@ class InSitu:
 
     Attributes:
         ratios: Measured over the grid's, by kind of step; 1 where there were too few.
+        deciding: Measured is so many times the curve's, and so many microseconds.
         yardstick_us: Mean of the yardstick meanwhile; None where there is none.
     """
 
     ratios: Mapping[str, float]
+    deciding: tuple[float, float]
     yardstick_us: float | None
 
     def corrected(self, steps: Mapping[Point, Measured]) -> dict[Point, Measured]:
         """The grid's steps as they are in a replay."""
         return {point: _times(measured, self.ratios[_kind(point)]) for point, measured in steps.items()}
 
+    def corrected_others(self, others: Mapping[Other, Measured]) -> dict[Other, Measured]:
+        """Deciding as it is in a replay; all else as it was."""
+        factor, extra_us = self.deciding
+        return {
+            place: replace(found, time_us=found.time_us * factor + extra_us)
+            if place[0] == SCHEDULE
+            else found
+            for place, found in others.items()
+        }
+
 
 def in_situ(
     replayer: Replayer,
     about: Mapping[str, Any],
     steps: Mapping[Point, Measured],
-    others: Mapping[tuple[str, int], Measured],
+    others: Mapping[Other, Measured],
 ) -> InSitu:
     """Serve some requests, and hold their steps against a grid's."""
     calibration = calibration_of(about, steps, others)
     engine = DeviceEngine(replayer, calibration)
     taken: dict[str, list[tuple[float, float]]] = {}
+    decided: list[tuple[float, float]] = []
     yardsticks: list[float] = []
     for number, concurrency in enumerate(_CONCURRENCIES):
         workload = _requests(replayer, concurrency, SEED + number)
@@ -64,12 +80,13 @@ def in_situ(
         for kind, predicted, measured in steps_of:
             taken.setdefault(kind, []).append((predicted.model_ns, measured.model_ns))
             taken.setdefault(DRAFT, []).append((predicted.draft_ns, measured.draft_ns))
+            decided.append((predicted.schedule_ns, measured.schedule_ns))
         yardstick_us = replay.facts["replay"]["yardstick_us"]
         if yardstick_us is not None:
             yardsticks.append(yardstick_us)
     kinds = (DECODE, PROMPTS, VERIFY, DRAFT)
     ratios = {kind: round(_ratio(taken.get(kind, [])), 4) for kind in kinds}
-    return InSitu(ratios, float(np.mean(yardsticks)) if yardsticks else None)
+    return InSitu(ratios, line_through(decided), float(np.mean(yardsticks)) if yardsticks else None)
 
 
 def _ratio(pairs: list[tuple[float, float]]) -> float:
@@ -77,6 +94,17 @@ def _ratio(pairs: list[tuple[float, float]]) -> float:
     if len(predicted) < _FEWEST_STEPS or not predicted.sum():
         return 1.0
     return float(measured.sum() / predicted.sum())
+
+
+def line_through(pairs: list[tuple[float, float]]) -> tuple[float, float]:
+    """The line through (predicted, measured) nanoseconds: its slope, and where it begins in microseconds."""
+    predicted, measured = np.array(pairs).T.reshape(2, -1) / 1e3
+    if len(predicted) < _FEWEST_STEPS or not predicted.sum():
+        return 1.0, 0.0
+    slope, begin = np.polyfit(predicted, measured, 1) if np.ptp(predicted) else (0.0, -1.0)
+    if slope < 0 or begin < 0:  # no line that a cost could have: its size alone is known
+        return round(float(measured.sum() / predicted.sum()), 4), 0.0
+    return round(float(slope), 4), round(float(begin), 3)
 
 
 def _kind(point: Point) -> str:

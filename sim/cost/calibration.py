@@ -2,12 +2,15 @@
 
     calibration.json   the device, versions, date, model, and how repeatable the times were
     steps.csv          model_role, fusion, num_decode_seqs, num_new_tokens, context_tokens, step_us, spread_us
-    others.csv         what, amount, time_us: schedule by running sequences; copy and swap by blocks
+    others.csv         what, amount, time_us: schedule by running sequences; copy and swap by blocks;
+                       split by prompt chunks of one step, beyond what a single one of as many tokens takes
 
 Roles of `steps.csv`: `target` is a step of decoding sequences and one prompt chunk; `verify` one of
 `num_decode_seqs` sequences that each compute `num_new_tokens` tokens, all but one of them drafts; `draft` one
-pass of the draft model. `CalibratedCost` predicts with these; between the measured points times are linear,
-and beyond them the outermost cell goes on and says so. Refuses to measure (`gpu_backend.calibration`).
+pass of the draft model. `CalibratedCost` predicts with these (`measured.py` says how); between the measured
+points times are linear, and beyond them the outermost cell goes on and says so.
+
+Refuses to measure (`gpu_backend.calibration`).
 """
 
 from __future__ import annotations
@@ -38,7 +41,7 @@ STEP_COLUMNS = (
     "spread_us",
 )
 OTHER_COLUMNS = ("what", "amount", "time_us")
-SCHEDULE, COPY, SWAP = "schedule", "copy", "swap"
+SCHEDULE, COPY, SWAP, SPLIT = "schedule", "copy", "swap", "split"
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +70,7 @@ class DeviceCalibration:
         about: What `calibration.json` says.
         target: Steps of the target; where `about` says `pads`, their context is the longest sequence's.
         verify, draft: Where there is a draft model.
-        others: `SCHEDULE` by sequences, `COPY` and `SWAP` by blocks.
+        others: `SCHEDULE` by sequences, `COPY` and `SWAP` by blocks, `SPLIT` by chunks.
     """
 
     about: Mapping[str, Any]
@@ -172,6 +175,7 @@ class CalibratedCost:
         self._target = MeasuredCost(calibration.target)
         self._verify = MeasuredCost(calibration.verify) if calibration.verify is not None else None
         self._schedule = calibration.others.get(SCHEDULE)
+        self._split = calibration.others.get(SPLIT)
         self._pads = bool(calibration.about.get("pads"))
         self._base_ns = float(calibration.target.times_ns[0, 0, 0])
 
@@ -201,9 +205,12 @@ class CalibratedCost:
         """Of steps without drafts; plans that name their sequences say which is the longest."""
         decoding = [row.num_computed_tokens for row in plan.rows if row.is_decode] if self._pads else []
         if not decoding or plan.num_steady_seqs:
-            return self._target.step_ends_ns(plan)
-        time_ns = self._target.time_ns(plan.num_decode_seqs, plan.num_prefill_tokens, max(decoding))
-        return [max(round(time_ns), 1)]
+            ends = self._target.step_ends_ns(plan)
+        else:
+            ends = self._target.ends_ns(plan, np.array([max(decoding)], dtype=float))
+        if self._split is None or len(plan.chunks) < 2:
+            return ends
+        return [ends[0] + round(self._split.at_ns(len(plan.chunks)))]  # chunks: there is one step
 
     @property
     def warnings(self) -> tuple[str, ...]:

@@ -1,10 +1,16 @@
 """`MeasuredCost`: step times of one device and model as they were measured, linear between measured points.
 
 Implements `sim.cost.cost_model.CostModel`. A calibration is a full grid of three axes: decoding sequences,
-new tokens of chunks, and mean context of a sequence. Beyond the grid the outermost cell is continued, and
-every such step is counted: `warnings` says so, and is never to be left out of a report.
+new tokens of chunks, and the context that both have behind them. In a real step these differ, so chunks are
+what they add to a step of their own context:
 
-A step is one interpolation along the context axis, of a line that is remembered for its batch; single steps
+    time(seqs, decode context, new, chunk context)
+        = grid(seqs, 0, decode context) + grid(seqs, new, chunk context) - grid(seqs, 0, chunk context)
+
+Beyond the grid the outermost cell is continued, and every such step is counted: `warnings` says so, and is
+never to be left out of a report.
+
+A step is an interpolation along the context axis, of lines that are remembered for its batch; single steps
 and horizons call the same numpy function, so that they give the same bits.
 """
 
@@ -95,27 +101,39 @@ class MeasuredCost:
     def __init__(self, calibration: Calibration) -> None:
         self._axes = calibration.axes
         self._times_ns = calibration.times_ns
-        self._lines: dict[tuple[int, int], NDArray[np.float64]] = {}
+        self._lines: dict[tuple[float, float], NDArray[np.float64]] = {}
         self._outside: dict[str, tuple[int, float]] = {}
 
     def time_ns(self, num_seqs: float, num_new: float, context: float) -> float:
         """Time at a place of the grid, which need not be one of whole numbers."""
         per_seq = np.array([context])
-        self._note(num_seqs, num_new, per_seq)
-        return float(_along(self._axes[2], self._line_ns(num_seqs, num_new)[:, None], per_seq)[0, 0])
+        return float(self._times(num_seqs, num_new, per_seq)[0])
 
     def step_ends_ns(self, plan: StepPlan) -> list[int]:  # [horizon]
         """End of each step of a plan, counted from its start."""
+        seqs = plan.num_decode_seqs
+        contexts = np.arange(plan.horizon, dtype=np.int64) * seqs + plan.decode_context_tokens
+        return self.ends_ns(plan, contexts / max(seqs, 1))
+
+    def ends_ns(self, plan: StepPlan, decode_contexts: NDArray[np.float64]) -> list[int]:  # [horizon]
+        """The same, of decoding sequences with such a context in each step.
+
+        Args:
+            plan: Batch and chunks.
+            decode_contexts: What the grid's context is for them.  # [horizon]
+        """
         seqs, new = plan.num_decode_seqs, plan.num_prefill_tokens
-        context = np.arange(plan.horizon, dtype=np.int64) * seqs + plan.decode_context_tokens
-        context = context + sum(chunk.num_computed_tokens for chunk in plan.chunks)
-        per_seq = context / max(seqs + len(plan.chunks), 1)
-        self._note(seqs, new, per_seq)
-        line = self._lines.get((seqs, new))
-        if line is None:
-            line = self._lines[seqs, new] = self._line_ns(seqs, new)
-        steps = np.maximum(_along(self._axes[2], line[:, None], per_seq)[:, 0] + 0.5, 1).astype(np.int64)
-        ends: list[int] = steps.cumsum().tolist()
+        if not new:
+            times = self._times(seqs, 0, decode_contexts)
+        else:
+            behind = sum(chunk.num_tokens * chunk.num_computed_tokens for chunk in plan.chunks) / new
+            chunk_context = np.array([behind])
+            times = self._times(seqs, new, chunk_context)
+            if seqs:
+                beside = self._times(seqs, 0, decode_contexts)
+                times = beside + times - self._times(seqs, 0, chunk_context)
+        steps = np.maximum(times + 0.5, 1).astype(np.int64)
+        ends: list[int] = np.broadcast_to(steps, plan.horizon).cumsum().tolist()
         return ends
 
     @property
@@ -126,6 +144,15 @@ class MeasuredCost:
             "their times continue the outermost measured points"
             for name, (count, farthest) in self._outside.items()
         )
+
+    def _times(self, seqs: float, new: float, contexts: NDArray[np.float64]) -> NDArray[np.float64]:
+        """At places of one batch.  # [len(contexts)]."""
+        self._note(seqs, new, contexts)
+        line = self._lines.get((seqs, new))
+        if line is None:
+            line = self._lines[seqs, new] = self._line_ns(seqs, new)
+        times: NDArray[np.float64] = _along(self._axes[2], line[:, None], contexts)[:, 0]
+        return times
 
     def _range(self, name: str) -> str:
         axis = self._axes[AXES.index(name)]

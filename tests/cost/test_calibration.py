@@ -10,9 +10,12 @@ import numpy as np
 import pytest
 
 from sim.config import load_experiment
+from sim.core.request import Request, Sequence
+from sim.core.step import ScheduledSequence, ScheduleKind, StepPlan
 from sim.cost.calibration import (
     COPY,
     SCHEDULE,
+    SPLIT,
     STEP_COLUMNS,
     SWAP,
     CalibratedCost,
@@ -55,7 +58,7 @@ def step_us(seqs: int, new: int, context: int) -> float:
     return 1000 + 10 * seqs + 5 * new + context
 
 
-def write(folder: Path, **about: Any) -> Path:
+def write(folder: Path, splits: tuple[tuple[str, int, int], ...] = (), **about: Any) -> Path:
     calibration = folder / "calibration"
     calibration.mkdir()
     rows = [
@@ -79,6 +82,7 @@ def write(folder: Path, **about: Any) -> Path:
         (COPY, 11, 200),
         (SWAP, 1, 50),
         (SWAP, 3, 90),
+        *splits,
     ]
     (calibration / "others.csv").write_text(dump_table(("what", "amount", "time_us"), list(others)))
     (calibration / "calibration.json").write_text(json.dumps(ABOUT | about))
@@ -124,10 +128,26 @@ def test_a_slower_machine_takes_as_many_times_as_long(tmp_path: Path) -> None:
     ]
 
 
-def _decodes(count: int) -> Any:
-    from sim.core.step import StepPlan
-
+def _decodes(count: int) -> StepPlan:
     return StepPlan(0, 1, count, 100 * count, (), (), count, (), count)
+
+
+def test_several_chunks_of_a_step_take_longer_than_one_of_as_many_tokens(tmp_path: Path) -> None:
+    calibration = read_device_calibration(write(tmp_path, ((SPLIT, 1, 0), (SPLIT, 2, 70))), "fused")
+    cost = CalibratedCost(calibration, 2.0)
+    one, two = _chunks(64), _chunks(24, 40)
+    assert cost.model_ends_ns(two)[0] - cost.model_ends_ns(one)[0] == 2 * 70_000
+
+
+def _chunks(*lengths: int) -> StepPlan:
+    """Prompts that are computed whole."""
+    rows = tuple(
+        ScheduledSequence(
+            Sequence(number, Request(number, 0, length, 1), 0, 1), length, 0, [], 0, ScheduleKind.NEW, False
+        )
+        for number, length in enumerate(lengths)
+    )
+    return StepPlan(0, 1, 0, 0, rows, (), len(rows), rows, 0)
 
 
 def test_curves_are_linear_between_and_beyond_and_nothing_takes_nothing() -> None:

@@ -21,7 +21,7 @@ from gpu_backend.bench_steps import Grid
 from gpu_backend.calibration import Calibrator
 from sim.cli import app
 from sim.config import load_experiment
-from sim.cost.calibration import SCHEDULE, SWAP, read_device_calibration
+from sim.cost.calibration import SCHEDULE, SPLIT, SWAP, read_device_calibration
 from sim.simulation import simulate
 
 CONFIGS = Path(__file__).parents[2] / "configs" / "crosscheck"
@@ -90,7 +90,7 @@ def test_a_calibration_is_found_again_and_drives_a_simulation(tmp_path: Path) ->
     calibration = read_device_calibration(tmp_path / "calibration", "fused")
     assert calibration.about["device"]
     assert calibration.about["torch"]
-    assert set(calibration.others) >= {SCHEDULE, SWAP}
+    assert set(calibration.others) >= {SCHEDULE, SPLIT, SWAP}
     rows = list(csv.DictReader((tmp_path / "calibration" / "steps.csv").read_text().splitlines()))
     assert len(rows) == 3 * 3 * 2
     assert all(float(row["step_us"]) > 0 for row in rows)

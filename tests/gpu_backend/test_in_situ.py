@@ -1,0 +1,31 @@
+"""What a calibration's own requests correct: steps by kind, deciding by a line, nothing else."""
+
+from __future__ import annotations
+
+import pytest
+
+pytest.importorskip("torch", reason="the engine needs torch")
+
+from gpu_backend.bench_steps import Measured
+from gpu_backend.in_situ import DECODE, DRAFT, PROMPTS, VERIFY, InSitu, line_through
+from sim.cost.calibration import COPY, SCHEDULE
+
+
+def test_each_kind_of_step_has_a_ratio_and_deciding_a_line() -> None:
+    found = InSitu({DECODE: 2.0, PROMPTS: 3.0, VERIFY: 5.0, DRAFT: 7.0}, (1.5, 40.0), None)
+    points = [("target", 4, 0, 16), ("target", 4, 64, 16), ("verify", 4, 5, 16), ("draft", 4, 0, 16)]
+    corrected = found.corrected(dict.fromkeys(points, Measured(100.0, 1.0)))
+    assert [corrected[point].time_us for point in points] == [200, 300, 500, 700]
+    others = {(SCHEDULE, 8): Measured(30.0, 1.0), (COPY, 8): Measured(30.0, 1.0)}
+    assert [each.time_us for each in found.corrected_others(others).values()] == [85, 30]
+
+
+def test_a_line_is_found_and_one_that_no_cost_could_have_is_only_a_ratio() -> None:
+    ns = 1_000
+    pairs = [(each * ns, (45 + 3 * each) * ns) for each in (5.0, 8.0, 12.0, 30.0, 31.0)]
+    assert line_through(pairs) == pytest.approx((3.0, 45.0), abs=1e-2)
+    falling = [(each * ns, (90 - each) * ns) for each in (5.0, 8.0, 12.0, 30.0, 31.0)]
+    assert line_through(falling) == pytest.approx(((5 * 90 - 86) / 86, 0.0), abs=1e-3)
+    alike = [(10.0 * ns, 25.0 * ns)] * 6
+    assert line_through(alike) == (2.5, 0.0)
+    assert line_through(pairs[:4]) == (1.0, 0.0), "too few to say"
