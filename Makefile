@@ -32,9 +32,9 @@ $(VENV)/.installed-gpu: pyproject.toml | $(BIN)/pip
 	@touch $(VENV)/.installed $@
 
 # A cross-check that does not hold (1) is an answer, on a machine that is busy with something else a likely one.
-quickstart: $(VENV)/.installed-gpu ## set up, simulate configs/quickstart.yaml, cross-check a small model on this machine
+quickstart: $(VENV)/.installed-gpu ## set up, simulate configs/quickstart.yaml, then serve it on this machine and compare
 	$(BIN)/pagecast simulate configs/quickstart.yaml
-	$(BIN)/pagecast crosscheck configs/crosscheck/continuous.yaml --quick --repeats 2 || test $$? -eq 1
+	$(BIN)/pagecast crosscheck configs/quickstart.yaml --quick --repeats 2 || test $$? -eq 1
 
 CONFIG ?= configs/quickstart.yaml
 simulate: $(VENV)/.installed ## simulate CONFIG=...

@@ -37,6 +37,7 @@ class Grid:
         pads: Whether the device's attention takes as long as if all sequences were as long as the longest.
         num_blocks: Of moves.
         num_rounds: That count; one more comes before them.
+        num_requests: Of the calibrator's own, which are served last (`in_situ.py`).
     """
 
     num_seqs: tuple[int, ...]
@@ -44,6 +45,7 @@ class Grid:
     contexts: tuple[int, ...]
     num_blocks: tuple[int, ...]
     num_rounds: int
+    num_requests: int
     pads: bool
 
 

@@ -40,7 +40,7 @@ from sim.simulation import no_garbage_collection
 from sim.whole_folder import whole_folder
 
 FRESH_FOR = timedelta(days=1)
-METHOD = 3
+METHOD = 4
 """How it is measured; a calibration by another method does not hold."""
 OnProgress = Callable[[str, int, int], None]
 """Told what is being measured, how many points are done, and of how many."""
@@ -117,7 +117,7 @@ def calibrate(
             replayer.warm_up()
             steps = calibrator.steps(_told(on_progress, fusion))
             bare = bare or calibrator.others()
-            found = in_situ(replayer, key, steps, bare)
+            found = in_situ(replayer, key, steps, bare, calibrator.grid.num_requests)
         others = others or found.corrected_others(bare)
         in_situ_ratios[fusion.value] = found.ratios
         if found.yardstick_us is not None:

@@ -43,16 +43,22 @@ def grid_for(experiment_engine: EngineConfig, *, is_quick: bool, pads: bool) -> 
     """A grid that covers what an engine can be asked to do."""
     scheduler = experiment_engine.scheduler
     most_new, longest = scheduler.max_num_batched_tokens, scheduler.max_model_len
-    few = {min(count, scheduler.max_num_seqs) for count in (1, 2, 3, 4)}  # products of few rows go by steps
+    few = {min(count, scheduler.max_num_seqs) for count in (1, 2, 3, 4)}  # their products are of other kinds
+    num_blocks: tuple[int, ...]
     if is_quick:
-        seqs, new = _powers(scheduler.max_num_seqs, 4), _powers(most_new, 8)
-        seqs = tuple(
-            sorted({*seqs, min(2, scheduler.max_num_seqs)})
-        )  # products of one row are of another kind
-        return Grid((0, *sorted({*seqs, *few})), (0, *new[1:]), _contexts(longest, 4), (1, 8, 64), 2, pads)
-    seqs, new = _powers(scheduler.max_num_seqs, 2), _powers(most_new, 4)
+        seqs, new, contexts = _powers(scheduler.max_num_seqs, 4), _powers(most_new, 8), _contexts(longest, 4)
+        num_blocks, num_rounds, num_requests = (1, 8, 64), 2, 10
+    else:
+        seqs, new, contexts = _powers(scheduler.max_num_seqs, 2), _powers(most_new, 4), _contexts(longest, 2)
+        num_blocks, num_rounds, num_requests = (1, 4, 16, 64, 256), 3, 30
     return Grid(
-        (0, *sorted({*seqs, *few})), (0, *new[1:]), _contexts(longest, 2), (1, 4, 16, 64, 256), 3, pads
+        num_seqs=(0, *sorted({*seqs, *few})),
+        num_new=(0, *new[1:]),
+        contexts=contexts,
+        num_blocks=num_blocks,
+        num_rounds=num_rounds,
+        num_requests=num_requests,
+        pads=pads,
     )
 
 

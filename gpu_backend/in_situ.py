@@ -18,6 +18,7 @@ from gpu_backend.bench_steps import Measured
 from gpu_backend.calibration import Point, calibration_of
 from gpu_backend.device_engine import DeviceEngine
 from gpu_backend.replay import Replayer
+from gpu_backend.yardstick import mean_us
 from sim.cost.calibration import SCHEDULE
 from sim.crosscheck.run import compare_decisions
 from workloads.spec import Workload
@@ -27,7 +28,6 @@ SEED = 0x1A5170
 Other = tuple[str, int]
 """A place of `others.csv`: what, amount."""
 _CONCURRENCIES = (1, 3, 8)
-_NUM_REQUESTS = 10
 _FEWEST_STEPS = 5
 
 
@@ -65,15 +65,15 @@ def in_situ(
     about: Mapping[str, Any],
     steps: Mapping[Point, Measured],
     others: Mapping[Other, Measured],
+    num_requests: int,
 ) -> InSitu:
-    """Serve some requests, and hold their steps against a grid's."""
+    """Serve that many requests at each concurrency, and hold their steps against a grid's."""
     calibration = calibration_of(about, steps, others)
     engine = DeviceEngine(replayer, calibration)
     taken: dict[str, list[tuple[float, float]]] = {}
     decided: list[tuple[float, float]] = []
-    yardsticks: list[float] = []
     for number, concurrency in enumerate(_CONCURRENCIES):
-        workload = _requests(replayer, concurrency, SEED + number)
+        workload = _requests(replayer, num_requests, concurrency, SEED + number)
         replay = engine(workload)
         _, lockstep = compare_decisions(replayer.experiment, workload, replay, replayer.config)
         steps_of = zip(lockstep.kinds, lockstep.predicted, replay.parts, strict=True)
@@ -81,12 +81,10 @@ def in_situ(
             taken.setdefault(kind, []).append((predicted.model_ns, measured.model_ns))
             taken.setdefault(DRAFT, []).append((predicted.draft_ns, measured.draft_ns))
             decided.append((predicted.schedule_ns, measured.schedule_ns))
-        yardstick_us = replay.facts["replay"]["yardstick_us"]
-        if yardstick_us is not None:
-            yardsticks.append(yardstick_us)
     kinds = (DECODE, PROMPTS, VERIFY, DRAFT)
     ratios = {kind: round(_ratio(taken.get(kind, [])), 4) for kind in kinds}
-    return InSitu(ratios, line_through(decided), float(np.mean(yardsticks)) if yardsticks else None)
+    yardsticks = [run.body.yardstick for run in engine.runs if run.body.yardstick is not None]
+    return InSitu(ratios, line_through(decided), mean_us(yardsticks))
 
 
 def _ratio(pairs: list[tuple[float, float]]) -> float:
@@ -118,11 +116,11 @@ def _times(measured: Measured, ratio: float) -> Measured:
     return replace(measured, time_us=measured.time_us * ratio, spread_us=measured.spread_us * ratio)
 
 
-def _requests(replayer: Replayer, concurrency: int, seed: int) -> Workload:
+def _requests(replayer: Replayer, num_requests: int, concurrency: int, seed: int) -> Workload:
     """Users in a closed loop, with prompts and outputs of all lengths that fit."""
     random, scheduler = np.random.default_rng(seed), replayer.config.scheduler
     longest = scheduler.max_model_len
-    count = _NUM_REQUESTS + 2 * concurrency
+    count = num_requests + 2 * concurrency
     return Workload(
         "in situ",
         np.zeros(count, dtype=np.int64),

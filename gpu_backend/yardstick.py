@@ -9,6 +9,8 @@ Its keys and values are a few blocks of its own, so it leaves no trace.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 
 from gpu_backend.fixed_blocks import FixedBlocks
@@ -17,7 +19,7 @@ from gpu_backend.stopwatch import Stopwatch
 from sim.core.step import Executor, StepPlan, StepResult
 
 NUM_SEQS, CONTEXT = 8, 120
-EVERY_STEPS = 12
+EVERY_STEPS = 6
 
 
 class Yardstick:
@@ -45,8 +47,13 @@ class Yardstick:
     @property
     def mean_us(self) -> float | None:
         """Mean of all its times but the first; None before there are two."""
-        times = self.times_ns[1:]
-        return sum(times) / len(times) / 1e3 if times else None
+        return mean_us([self])
+
+
+def mean_us(yardsticks: Sequence[Yardstick]) -> float | None:
+    """Mean over all times of some of them, without the first of each; None where there are none."""
+    times = [time_ns for yardstick in yardsticks for time_ns in yardstick.times_ns[1:]]
+    return sum(times) / len(times) / 1e3 if times else None
 
 
 class WithYardstick:

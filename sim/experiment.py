@@ -86,5 +86,5 @@ class Experiment:
         return self.cluster.num_replicas * self.tensor_parallel_size * self.pipeline_parallel_size
 
     def resolved(self) -> dict[str, Any]:
-        """Plain data which, written as YAML (`sim.yaml_dump.dump_yaml`), loads as an equal experiment."""
+        """Plain data which, written as YAML (`sim.config.yaml_dump`), loads as an equal experiment."""
         return copy.deepcopy(dict(self.settings))

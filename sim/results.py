@@ -34,12 +34,12 @@ import numpy as np
 
 from sim.bench_file import Traffic, bench_document, dump_bench
 from sim.column_files import read_columns, write_columns
+from sim.config.yaml_dump import dump_yaml
+from sim.config.yaml_source import read_yaml
 from sim.errors import ConfigError, Problem
 from sim.metrics import Summary
 from sim.run_record import TIME, RunRecord, RunRecordError
 from sim.whole_folder import whole_folder
-from sim.yaml_dump import dump_yaml
-from sim.yaml_source import read_yaml
 
 RECORD_SCHEMA_VERSION = 1
 

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from typer.testing import CliRunner, Result
 
-from sim import cli
+from sim.cli import app
+from sim.cli.app import BAD_INPUT
 
 COMMAND = (sys.executable, "-c", "from sim.cli import main; main()")
 EXPERIMENT = """\
@@ -30,7 +31,7 @@ slo: {ttft: 100 ms, tpot: 20 ms}
 def pagecast(*arguments: str, code: int = 0) -> Result:
     """Run a command in this process; it must end with `code`, and an exception is the test's."""
     plain = {"COLUMNS": "80", "FORCE_COLOR": None}
-    result = CliRunner().invoke(cli.app, list(arguments), env=plain)
+    result = CliRunner().invoke(app, list(arguments), env=plain)
     if result.exception is not None and not isinstance(result.exception, SystemExit):
         raise result.exception
     assert result.exit_code == code, result.output
@@ -40,7 +41,7 @@ def pagecast(*arguments: str, code: int = 0) -> Result:
 def refused(*arguments: str) -> str:
     """Run a command in this process that must end with code 2, a message and nothing written; the message."""
     before = sorted(Path().rglob("*"))
-    result = pagecast(*arguments, code=cli.BAD_INPUT)
+    result = pagecast(*arguments, code=BAD_INPUT)
     assert result.stdout == ""
     assert sorted(Path().rglob("*")) == before, "something was written"
     return result.stderr
@@ -50,7 +51,7 @@ def refused_by_a_process(*arguments: str) -> str:
     """The same of the real command, whose traceback would be seen."""
     before = sorted(Path().rglob("*"))
     done = subprocess.run([*COMMAND, *arguments], capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stdout) == (cli.BAD_INPUT, ""), done.stderr
+    assert (done.returncode, done.stdout) == (BAD_INPUT, ""), done.stderr
     assert "Traceback" not in done.stderr
     assert sorted(Path().rglob("*")) == before, "something was written"
     return done.stderr

@@ -17,7 +17,7 @@ MATPLOTLIB_HOMES = {
     "sim/report/memory_picture.py",
     "sim/crosscheck/pictures.py",
 }
-ENGINE_COMMANDS = {"sim/cli_replay.py", "sim/cli_crosscheck.py"}
+ENGINE_COMMANDS = {"sim/cli/replay.py", "sim/cli/crosscheck.py"}
 """Commands that run the engine, which they import when they are called."""
 NEVER_IN_SIM = {"torch", "triton", "gpu_backend", "tests"}
 STANDARD = set(sys.stdlib_module_names)

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import simpy
 
-from sim.config_catalog import load_gpu, load_model
+from sim.config.catalog import load_gpu, load_model
 from sim.cost.block_moves import BlockLayout, BlockMoves
 from sim.links import HostLink, HostTraffic
 

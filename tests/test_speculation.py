@@ -14,7 +14,7 @@ from sim.acceptance import AcceptanceLaw, Constant, PerPosition, PerRequest, Run
 from sim.acceptance_file import dump_recorded
 from sim.cluster import Physics
 from sim.config import load_experiment
-from sim.config_catalog import load_model
+from sim.config.catalog import load_model
 from sim.core.engine import EngineConfig
 from sim.core.kv_cache import CacheConfig
 from sim.core.scheduler_config import SchedulerConfig

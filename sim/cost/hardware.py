@@ -1,6 +1,6 @@
 """GPUs: what a datasheet says of one, what it reaches in practice, and where each figure comes from.
 
-Refuses to know models, kernels and files (`sim.config_catalog` reads them). Rates are dense and in one
+Refuses to know models, kernels and files (`sim.config.catalog` reads them). Rates are dense and in one
 direction. A figure without a source cannot be made.
 """
 

@@ -21,33 +21,10 @@ from sim.crosscheck.pictures import write_pictures
 from sim.crosscheck.text import crosscheck_text, verdict_text
 from sim.crosscheck.verdict import Crosscheck
 from sim.errors import ConfigError, Problem
-from sim.report.page import as_html
+from sim.report.html import facts_table, html_page, images, section, terminal_text
 from sim.whole_folder import whole_folder
 
 _WIDTH = 128
-_PAGE = """\
-<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<title>{title}</title>
-<style>
-body {{ margin: 2em auto; max-width: 76em; padding: 0 1em; font-family: sans-serif; color: #222 }}
-h1 {{ font-size: 1.5em }} h2 {{ font-size: 1.15em; margin-top: 1.8em }}
-.verdict {{ padding: .7em 1em; border-left: .4em solid {colour}; background: #f6f6f6; font-weight: bold }}
-pre {{ font: 13px/1.5 ui-monospace, Menlo, Consolas, monospace; overflow-x: auto }}
-img {{ width: 100%; max-width: 72em }}
-table.facts td {{ padding: .1em 1.2em .1em 0; vertical-align: top }}
-</style>
-</head>
-<body>
-<h1>{title}</h1>
-<p class="verdict">{verdict}</p>
-{explanation}
-{sections}
-</body>
-</html>
-"""
 _HOW_TO_READ = """\
 <p>The same workload was <b>replayed</b> on a real engine ({device}) and <b>simulated</b> with step times that
 were calibrated on it beforehand. <i>Decisions</i> compares what both schedulers did, step by step, when every
@@ -90,34 +67,23 @@ def write_crosscheck(
 def crosscheck_page(check: Crosscheck, pictures: Sequence[str]) -> str:
     """The page; `pictures` are addresses of images, relative to it."""
     facts = device_facts(check.environment)
-    sections = [section("Numbers", f"<pre>{as_html(crosscheck_text(check), _WIDTH)}</pre>")]
+    explanation = _HOW_TO_READ.format(device=escape(facts.get("device", "a device")))
+    parts = [explanation, section("Numbers", terminal_text(crosscheck_text(check), _WIDTH))]
     if pictures:
-        sections.append(section("Pictures", images(pictures)))
-    sections.append(section("Environment", _facts_table(facts)))
+        parts.append(section("Pictures", images(pictures)))
+    parts.append(section("Environment", facts_table(facts)))
     if check.warnings:
         listed = "".join(f"<li>{escape(warning)}</li>" for warning in check.warnings)
-        sections.append(section("What was not measured", f"<ul>{listed}</ul>"))
-    return render_page(
-        f"Cross-check: {check.name}",
-        verdict_text(check).plain,
-        holds=check.holds,
-        explanation=_HOW_TO_READ.format(device=escape(facts.get("device", "a device"))),
-        sections=sections,
-    )
+        parts.append(section("What was not measured", f"<ul>{listed}</ul>"))
+    title = f"Cross-check: {check.name}"
+    return page_with_verdict(title, verdict_text(check).plain, holds=check.holds, parts=parts)
 
 
-def render_page(
-    title: str, verdict: str, *, holds: bool | None, explanation: str, sections: Sequence[str]
-) -> str:
+def page_with_verdict(title: str, verdict: str, *, holds: bool | None, parts: Sequence[str]) -> str:
     """A page with a verdict on top; grey where nothing is judged."""
     colour = {True: "#009E73", False: "#C23B00", None: "#6B6B6B"}[holds]
-    return _PAGE.format(
-        title=escape(title),
-        verdict=escape(verdict),
-        colour=colour,
-        explanation=explanation,
-        sections="\n".join(sections),
-    )
+    judged = f'<p class="verdict" style="border-color: {colour}">{escape(verdict)}</p>'
+    return html_page(title, [judged, *parts])
 
 
 def device_facts(environment: Mapping[str, Any]) -> dict[str, str]:
@@ -137,18 +103,3 @@ def device_facts(environment: Mapping[str, Any]) -> dict[str, str]:
         "the simulation takes that into account",
     }
     return {name: text for name, text in facts.items() if text != "None"}
-
-
-def section(title: str, body: str) -> str:
-    """A part of a page under its heading; the body is HTML."""
-    return f"<h2>{escape(title)}</h2>\n{body}"
-
-
-def images(pictures: Sequence[str]) -> str:
-    """Pictures by their addresses."""
-    return "\n".join(f'<p><img src="{name}" alt="{Path(name).stem}"></p>' for name in pictures)
-
-
-def _facts_table(facts: Mapping[str, str]) -> str:
-    rows = "".join(f"<tr><td>{escape(name)}</td><td>{escape(text)}</td></tr>" for name, text in facts.items())
-    return f'<table class="facts">{rows}</table>'

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from rich.console import Group
+from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
@@ -12,23 +12,22 @@ from sim.crosscheck.attribution import DIVERGENCE
 from sim.crosscheck.comparison import ErrorRow, Status
 from sim.crosscheck.observed import METRICS, Observed, title_of
 from sim.crosscheck.verdict import Crosscheck
+from sim.report.numbers import number_text
 
 
 def crosscheck_text(check: Crosscheck) -> Group:
     """Everything a cross-check found."""
-    parts: list[Text | Table] = [
+    parts: list[RenderableType] = [
         verdict_text(check),
-        Text(),
         decisions_text(check),
-        Text(),
-        errors_table(check.rows),
+        errors_text(check.rows),
+        attribution_table(check),
     ]
-    parts += [Text(), attribution_table(check)]
     if check.fusions:
-        parts += [Text(), fusion_table(check)]
+        parts.append(fusion_table(check))
     if check.acceptance:
-        parts += [Text(), acceptance_table(check)]
-    return Group(*parts)
+        parts.append(acceptance_table(check))
+    return Group(*(line for part in parts for line in (part, Text())))
 
 
 def verdict_text(check: Crosscheck) -> Text:
@@ -72,17 +71,17 @@ def decisions_text(check: Crosscheck) -> Text:
     return Text(f"Decisions   plans are equal, counters are not: {pairs}", "red")
 
 
-def errors_table(rows: Sequence[ErrorRow], measured: str = "replayed") -> Table:
-    """Figures, their errors, how sure these are, and whether they are accepted.
+def errors_text(rows: Sequence[ErrorRow], measured: str = "replayed") -> Group:
+    """Figures, their errors, how sure these are, whether they are accepted, and what the columns say."""
+    return Group(_errors_table(rows, measured), _errors_legend(rows, measured))
 
-    Spread is the replay's own: the standard deviation of a figure over the repeats, of its mean. An error
-    that is smaller is called noise.
-    """
+
+def _errors_table(rows: Sequence[ErrorRow], measured: str) -> Table:
     table = _table("Time", "simulated", measured, "error", "± 95 %", "spread", "accepted")
     for row in rows:
         style = {Status.WITHIN: "green", Status.BEYOND: "red"}.get(row.status, "")
         interval = "" if row.half_width is None else f"{100 * row.half_width:.1f} %"
-        spread = "" if row.spread is None else f"{100 * row.spread:.1f} %"
+        spread = "" if row.spread is None else f"{100 * row.spread:.1f} %{_mark(row)}"
         figures = (figure(row.metric, row.simulated), figure(row.metric, row.replayed), signed(row.error))
         table.add_row(row.title, *figures, interval, spread, _accepted(row), style=style)
     return table
@@ -98,12 +97,26 @@ def measured_table(run: Observed) -> Table:
     return table
 
 
+def _errors_legend(rows: Sequence[ErrorRow], measured: str) -> Text:
+    lines = ["error       simulated / " + measured + " - 1"]
+    if any(row.spread is not None for row in rows):
+        lines += [
+            "± 95 %      half the 95 % confidence interval of the error, over the repeats",
+            f"spread      how much the {measured} figure itself varies from repeat to repeat",
+        ]
+    if any(row.is_noise for row in rows):
+        lines.append("*           the error is smaller than that: noise")
+    return Text("\n".join(f"  {line}" for line in lines), "dim")
+
+
+def _mark(row: ErrorRow) -> str:
+    return " *" if row.is_noise else "  "
+
+
 def _accepted(row: ErrorRow) -> str:
-    noise = "noise" if row.is_noise else ""
     if row.tolerance is None:
-        return noise
-    judged = f"{'yes' if row.status is Status.WITHIN else 'no'} ({100 * row.tolerance:g} %)"
-    return f"{judged}, {noise}" if noise else judged
+        return ""
+    return f"{'yes' if row.status is Status.WITHIN else 'no'}, {100 * row.tolerance:g} %"
 
 
 def attribution_table(check: Crosscheck) -> Table:
@@ -153,7 +166,7 @@ def figure(metric: str, value: float) -> str:
         return f"{value:,.1f} /s"
     if metric == "kv_usage":
         return f"{100 * value:.1f} %"
-    return f"{value:,.2f} ms"
+    return f"{number_text(value, digits=4)} ms"
 
 
 def signed(fraction: float) -> str:
@@ -173,7 +186,7 @@ def _table(first: str, *others: str) -> Table:
         table.add_column(
             title,
             justify="right" if title else "left",
-            no_wrap=title not in ("accepted", ""),
+            no_wrap=bool(title),
             overflow="fold",
         )
     return table

@@ -19,6 +19,7 @@ from hypothesis.strategies import DrawFn, SearchStrategy
 
 from sim.cluster import ClusterConfig
 from sim.config import load_experiment
+from sim.config.yaml_dump import dump_yaml
 from sim.core.block_pool import FreeOrder
 from sim.core.engine import EngineConfig
 from sim.core.kv_cache import CacheConfig
@@ -30,7 +31,6 @@ from sim.core.scheduler_config import SchedulerConfig
 from sim.core.step import ScheduledSequence, ScheduleKind, StepPlan
 from sim.experiment import Experiment
 from sim.router import RouterKind
-from sim.yaml_dump import dump_yaml
 from workloads.spec import Turn, Workload
 
 MAX_PROMPT_TOKENS = 20

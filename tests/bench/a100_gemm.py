@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sim.config_catalog import load_gpu
+from sim.config.catalog import load_gpu
 from sim.cost.curve_parameters import REFERENCE, GemmCurve
 from sim.cost.curves import DeviceCurves
 from sim.cost.hardware import Gpu

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from sim.config_catalog import load_gpu, load_model
+from sim.config.catalog import load_gpu, load_model
 from sim.cost.hardware import Gpu
 from sim.cost.kernels import Batch, Fusion
 from sim.cost.step_time import KernelCost

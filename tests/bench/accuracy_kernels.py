@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from sim.config_catalog import load_gpu
+from sim.config.catalog import load_gpu
 from sim.cost.fitting import errors, fit, halves, in_domain
 from sim.cost.measured_tables import KernelTable, TableKind, read_table
 

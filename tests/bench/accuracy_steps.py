@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from sim.config_catalog import load_gpu, load_model
+from sim.config.catalog import load_gpu, load_model
 from sim.cost.attention_traffic import TrainedAttention
 from sim.cost.kernels import Batch, Fusion
 from sim.cost.step_time import KernelCost

@@ -18,8 +18,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from sim.cli_crosscheck import Check, crosscheck_one
-from sim.cli_replay import Replay
+from sim.cli.crosscheck import Check, crosscheck_one
+from sim.cli.replay import Replay
 from sim.crosscheck.observed import title_of
 
 REPO = Path(__file__).parents[2]

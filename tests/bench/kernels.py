@@ -16,7 +16,7 @@ import triton
 
 from gpu_backend.launches import LaunchLog, counted_launches
 from gpu_backend.ops.implementation import Implementation
-from sim.config_catalog import load_gpu
+from sim.config.catalog import load_gpu
 from sim.cost.hardware import Gpu
 from tests.gpu_backend.kernel_cases import KernelCase, kernel_cases
 from tests.gpu_backend.machine_code import machine_code

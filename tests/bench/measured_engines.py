@@ -20,7 +20,7 @@ from statistics import mean, median
 import numpy as np
 from numpy.typing import NDArray
 
-from sim.config_catalog import load_gpu, load_model
+from sim.config.catalog import load_gpu, load_model
 from sim.cost.curve_parameters import REFERENCE
 from sim.cost.hardware import Gpu
 from sim.cost.kernels import Batch, Fusion

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from sim.config import load_experiment
-from sim.config_catalog import load_model
+from sim.config.catalog import load_model
 from sim.cost.kernels import Fusion
 from sim.cost.roofline import RooflineCost
 from sim.cost.step_time import KernelCost

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sim.config_catalog import hardware_names, load_gpu
+from sim.config.catalog import hardware_names, load_gpu
 from sim.cost.curve_parameters import REFERENCE
 from sim.cost.curves import AttentionShape, DeviceCurves, curve_parameters
 from tests.bench.a100_gemm import errors

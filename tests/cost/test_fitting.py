@@ -4,7 +4,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sim.config_catalog import load_gpu
+from sim.config.catalog import load_gpu
 from sim.cost.curve_parameters import REFERENCE
 from sim.cost.fitting import errors, fit, predict_ns
 from sim.cost.measured_tables import KernelTable, TableKind, read_table

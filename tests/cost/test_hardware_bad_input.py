@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from sim.config_catalog import load_gpu
+from sim.config.catalog import load_gpu
 from sim.errors import ConfigError
 
 A100 = Path("sim/catalog/hardware/a100-80gb-sxm.yaml").read_text(encoding="utf-8")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sim.config_catalog import load_gpu, load_model
+from sim.config.catalog import load_gpu, load_model
 from sim.cost.memory import gpu_memory, num_kv_blocks
 
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from sim.config_catalog import load_model, model_names
+from sim.config.catalog import load_model, model_names
 from sim.cost.model import ModelShape
 
 PUBLISHED_PARAMETERS = {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from sim.config_catalog import load_gpu, load_model
+from sim.config.catalog import load_gpu, load_model
 from sim.core.step import StepPlan
 from sim.cost.kernels import Fusion
 from sim.cost.model import BYTES_PER_WEIGHT

@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from sim.config_catalog import load_gpu, load_model
+from sim.config.catalog import load_gpu, load_model
 from sim.core.step import StepPlan
 from sim.cost.curve_parameters import REFERENCE, FittedCurves, Spread
 from sim.cost.curves import AttentionShape, DeviceCurves, Times

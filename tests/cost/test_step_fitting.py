@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import yaml
 
-from sim.config_catalog import load_gpu, load_model
+from sim.config.catalog import load_gpu, load_model
 from sim.cost.curve_parameters import REFERENCE, FittedCurves
 from sim.cost.hardware import Gpu
 from sim.cost.kernels import Fusion

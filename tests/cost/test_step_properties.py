@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sim.config_catalog import load_gpu, load_model
+from sim.config.catalog import load_gpu, load_model
 from sim.cost.hardware import Gpu
 from sim.cost.kernels import Batch, Fusion, KernelList, expected_experts
 from sim.cost.model import BYTES_PER_WEIGHT, ModelShape

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sim.config_catalog import load_gpu, load_model
+from sim.config.catalog import load_gpu, load_model
 from sim.cost.kernel_clock import block_copies_ns
 from sim.cost.kernels import Batch, Fusion, KernelKind, KernelList, expected_experts
 from sim.cost.model import ModelShape

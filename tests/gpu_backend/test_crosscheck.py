@@ -32,11 +32,10 @@ FEW = ("workload.num_requests=8", "workload.output_tokens={kind: uniform, low: 3
 def tiny_grid(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     def grid_for(config: Any, *, is_quick: bool, pads: bool) -> Grid:
         most = config.scheduler.max_num_seqs
-        return Grid((0, 1, most), (0, 8, 64), (16, 200), (1, 4), 1, pads)
+        return Grid((0, 1, most), (0, 8, 64), (16, 200), (1, 4), 1, 2, pads)
 
     monkeypatch.setattr(calibrate_module, "grid_for", grid_for)
     monkeypatch.setattr("gpu_backend.in_situ._CONCURRENCIES", (2,))
-    monkeypatch.setattr("gpu_backend.in_situ._NUM_REQUESTS", 2)
     monkeypatch.chdir(tmp_path)
 
 

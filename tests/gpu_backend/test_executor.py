@@ -26,7 +26,7 @@ from gpu_backend.training.pair import DRAFT
 from gpu_backend.weights import pack
 from sim.acceptance import Constant
 from sim.cluster import Cluster
-from sim.config_catalog import load_model
+from sim.config.catalog import load_model
 from sim.core.engine import EngineConfig, PlanDetail
 from sim.core.group import GroupSchedulerConfig, PreemptionMode
 from sim.core.kv_cache import CacheConfig

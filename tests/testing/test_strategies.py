@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from hypothesis import given
 
-from sim.config_catalog import load_gpu, load_model
+from sim.config.catalog import load_gpu, load_model
 from sim.core.engine import EngineConfig
 from sim.core.step import StepPlan
 from sim.cost.roofline import RooflineCost

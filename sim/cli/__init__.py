@@ -1,0 +1,23 @@
+"""The command line: `pagecast simulate`, `replay`, `crosscheck` and the others.
+
+    app.py                  the command, its exit codes, options that are shared
+    simulator_commands.py   what each command without an engine takes
+    engine_commands.py      and each about an engine
+    the rest                what they do, a module a command
+
+Each command is a thin wrapper over a Python function, imported when it is called, so that `--help` is quick.
+Results go to standard output, everything else to standard error. Exit codes: 0 fine, 1 the answer is no,
+2 bad input, 130 interrupted. A fault of pagecast's own keeps its traceback.
+"""
+
+from __future__ import annotations
+
+from sim.cli import engine_commands, simulator_commands
+from sim.cli.app import app
+
+__all__ = ["app", "engine_commands", "main", "simulator_commands"]
+
+
+def main() -> None:
+    """Entry point of the command `pagecast`."""
+    app()

@@ -1,0 +1,78 @@
+"""The command itself: exit codes, bad input without a traceback, options that several commands share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from sim.errors import ConfigError
+from workloads.errors import WorkloadError
+
+THE_ANSWER_IS_NO = 1
+BAD_INPUT = 2
+INTERRUPTED = 130
+
+
+class Commands(TyperGroup):
+    """Ends every command with the exit code that its outcome has; bad input never with a traceback."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command that was asked for."""
+        try:
+            return super().invoke(ctx)
+        except (ConfigError, WorkloadError) as error:
+            typer.echo(str(error), err=True)
+            raise typer.Exit(BAD_INPUT) from error
+        except KeyboardInterrupt as error:
+            typer.echo("interrupted: no run is left half-written", err=True)
+            raise typer.Exit(INTERRUPTED) from error
+
+
+app = typer.Typer(
+    cls=Commands,
+    name="pagecast",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="Change one value, such as engine.block_size=32; may be given several times.",
+    ),
+]
+
+ConfigFile = Annotated[Path, typer.Argument(metavar="CONFIG", help="The experiment's YAML file.")]
+RunFolder = Annotated[
+    Path | None,
+    typer.Option(metavar="DIR", help="Run folder to make. Default: results/<name>/<time>-<hash>."),
+]
+SummaryAsJson = Annotated[
+    bool, typer.Option("--json", help="Print summary.json, one JSON document, instead of a table.")
+]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar.")]
+NoPlots = Annotated[bool, typer.Option("--no-plots", help="Draw no pictures.")]
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        typer.echo(f"pagecast {version('pagecast')}")
+        raise typer.Exit
+
+
+@app.callback()
+def pagecast(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Plan LLM serving by simulation, and prove the plan on a real engine."""

@@ -1,0 +1,192 @@
+"""What `pagecast fit` does: measured tables in, what a hardware file says of them out.
+
+Tables of kernels become its `curves:` section, a calibration of whole steps some of its figures and its
+`step_spread`.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+from sim.config.catalog import load_gpu, load_model
+from sim.config.curves import PARAMETERS
+from sim.config.yaml_dump import dump_yaml
+from sim.cost.curve_parameters import Spread
+from sim.cost.fitting import fit
+from sim.cost.hardware import Gpu
+from sim.cost.kernels import Fusion
+from sim.cost.measured import read_calibration
+from sim.cost.measured_tables import is_calibration, read_table
+from sim.cost.model import ModelShape
+from sim.cost.step_fitting import MeasuredSteps, StepFit, assumed_curves, fit_steps
+from sim.errors import ConfigError, Problem
+from sim.units import Dimension, format_quantity
+
+_KEYS = {parameter: key for key, parameter in PARAMETERS.items()}
+ROLES = ("target", "draft")
+STEPS_FILE = "steps.csv"
+"""Of a calibration that is a folder."""
+_FIGURES = {
+    "step_overhead_ns": "step_overhead",
+    "seq_overhead_ns": "seq_overhead",
+    "compute_efficiency_fraction": "compute_efficiency",
+    "bandwidth_efficiency_fraction": "bandwidth_efficiency",
+}
+"""Fields of a GPU that steps are fitted by, and the keys of a hardware file."""
+
+
+@dataclass(frozen=True, slots=True)
+class StepsOf:
+    """Which rows of a calibration to fit to, and what they were measured on; `model` None: not said."""
+
+    model: str | None = None
+    role: str = "target"
+    fusion: str = "graph"
+
+
+def fit_tables(tables: Sequence[Path], hardware: str, out: Path, steps_of: StepsOf | None = None) -> None:
+    """Fit every table and write what a hardware file says of them: curves, figures, spreads.
+
+    Tables of kernels come first: steps are fitted with the curves they gave.
+
+    Raises:
+        ConfigError: A table, the hardware, the model or the file to write is wrong; nothing is written.
+    """
+    gpu = _named(load_gpu, hardware, "--hardware")
+    tables = [path / STEPS_FILE if path.is_dir() else path for path in tables]
+    calibrations = [path for path in tables if is_calibration(path)]
+    if len(calibrations) > 1:
+        raise ConfigError([Problem(str(calibrations[1]), "", "is a second calibration: fit one at a time")])
+    curves = fitted_curves([path for path in tables if path not in calibrations], gpu)
+    document: dict[str, Any] = {}
+    for path in calibrations:
+        gpu = replace(gpu, curves=replace(gpu.curves, **curves))
+        found = _fit_calibration(path, gpu, steps_of or StepsOf())
+        document = _figures_of(found)
+        if {"compute_efficiency_fraction", "bandwidth_efficiency_fraction"} & set(found.fitted):
+            curves |= {name: getattr(found.gpu.curves, name) for name in assumed_curves(found.gpu)}
+    if curves:
+        document["curves"] = {name: curve_section(curve) for name, curve in curves.items()}
+    try:
+        out.write_text(dump_yaml(document), encoding="utf-8")
+    except OSError as error:
+        raise ConfigError([Problem(str(out), "", f"cannot be written: {error.strerror}")]) from error
+
+
+def fitted_curves(tables: Sequence[Path], gpu: Gpu) -> dict[str, Any]:
+    """The curve of each table of kernels, by its name; says how good it is.
+
+    Raises:
+        ConfigError: A table is wrong, or there are two of one kind.
+    """
+    curves: dict[str, Any] = {}
+    for path in tables:
+        table = read_table(path)
+        name = table.kind.value
+        if name in curves:
+            raise ConfigError([Problem(str(path), "", f"is a second table of {name}")])
+        try:
+            curves[name] = fit(table, gpu)
+        except ValueError as error:
+            raise ConfigError([Problem(str(path), "", str(error))]) from error
+        _say(f"{path.name}: {name}", curves[name].spread)
+    return curves
+
+
+def _fit_calibration(path: Path, gpu: Gpu, steps_of: StepsOf) -> StepFit:
+    if steps_of.model is None:
+        problem = Problem("--model", "", f"say which model the steps of {path} were measured with")
+        raise ConfigError([problem])
+    model = _named(load_model, steps_of.model, "--model")
+    if steps_of.role not in ROLES:
+        message = f"{steps_of.role!r} is not {' or '.join(ROLES)}: only their rows are steps of one model"
+        raise ConfigError([Problem("--role", "", message)])
+    if steps_of.fusion not in {fusion.value for fusion in Fusion}:
+        raise ConfigError([Problem("--fusion", "", f"{steps_of.fusion!r} is not none, fused or graph")])
+    calibration = read_calibration(path, model_role=steps_of.role, fusion=steps_of.fusion)
+    steps = MeasuredSteps.of(calibration, model, Fusion(steps_of.fusion))
+    try:
+        found = fit_steps(steps, gpu, path.name)
+    except ValueError as error:
+        raise ConfigError([Problem(str(path), "", str(error))]) from error
+    _say(f"{path.name}: steps of {model.name}", found.spread, f", bias {100 * found.bias:+.1f} %")
+    for name in found.undetermined:
+        sys.stderr.write(f"{path.name}: does not determine {_FIGURES[name]}: it stays as it was\n")
+    return found
+
+
+def _figures_of(found: StepFit) -> dict[str, Any]:
+    """The figures that the steps determined, as a hardware file says them, and their spread."""
+    table, _, what = found.spread.domain.partition(": ")
+    note = f"fitted to {found.spread.num_points:,} {what} ({table})"
+    figures: dict[str, Any] = {}
+    for name in found.fitted:
+        value = _rounded(getattr(found.gpu, name))
+        is_time = name.endswith("_ns")
+        figures[_FIGURES[name]] = {
+            "value": _rounded(value / 1e3) if is_time else value,
+            "unit": "us" if is_time else "fraction",
+            "source": "measured",
+            "note": note,
+        }
+    return {**figures, "step_spread": _spread_section(found.spread)}
+
+
+_Named = TypeVar("_Named", Gpu, ModelShape)
+
+
+def _named(load: Callable[[str], _Named], name: str, option: str) -> _Named:
+    try:
+        return load(name)
+    except ConfigError:
+        raise
+    except ValueError as error:
+        raise ConfigError([Problem(option, "", str(error))]) from error
+
+
+def _say(what: str, spread: Spread, more: str = "") -> None:
+    sys.stderr.write(
+        f"{what}, {spread.num_points:,} points, median error {100 * spread.median_fraction:.1f} %, "
+        f"nine of ten within {100 * spread.p90_fraction:.1f} %{more}\n"
+    )
+
+
+def curve_section(curve: Any) -> dict[str, Any]:
+    """A fitted curve as its file says it: four digits, units, spread."""
+    section: dict[str, Any] = {"source": "measured"}
+    if curve.spread is None:
+        section = {"source": "assumed", "note": "its fractions moved with the efficiencies, fitted to steps"}
+    for parameter in fields(curve):
+        value = getattr(curve, parameter.name)
+        key = _KEYS.get(parameter.name, parameter.name)
+        match parameter.name:
+            case "spread":
+                continue
+            case "link_fractions":
+                section[key] = {count: _rounded(fraction) for count, fraction in value}
+            case "large_bytes":
+                section[key] = format_quantity(_rounded(value), Dimension.MEMORY)
+            case name if name in _KEYS:
+                section[key] = format_quantity(_rounded(value), Dimension.TIME)
+            case _:
+                section[key] = _rounded(value)
+    if curve.spread is not None:
+        section["spread"] = _spread_section(curve.spread)
+    return section
+
+
+def _spread_section(spread: Spread) -> dict[str, Any]:
+    return {
+        "median": _rounded(spread.median_fraction),
+        "p90": _rounded(spread.p90_fraction),
+        "num_points": spread.num_points,
+        "domain": spread.domain,
+    }
+
+
+def _rounded(value: float) -> float:
+    return float(f"{value:.4g}")

@@ -1,0 +1,124 @@
+"""From the sections of an experiment file to the values its engine runs on.
+
+Owns which scheduler and which memory a file asks for. Refuses to judge whether parts fit together
+(`sim.config.checks`).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sim.beam_search import BeamLaw
+from sim.config.checks import Fit
+from sim.config.schema import PAPER, EngineSection, ExperimentFile
+from sim.config.workload import ServeGenSection
+from sim.core.block_pool import FreeOrder
+from sim.core.engine import EngineConfig
+from sim.core.group import GroupSchedulerConfig, PreemptionMode
+from sim.core.kv_cache import CacheConfig
+from sim.core.kv_memory import MemoryConfig
+from sim.core.policy import PolicyKind
+from sim.core.reservation import ContiguousConfig, Reservation
+from sim.core.scheduler_config import SchedulerConfig
+from sim.cost.block_moves import BlockLayout, BlockMoves
+from sim.links import HostTraffic
+from sim.speculation import Proposer, Speculation
+
+
+def engine_config(fit: Fit) -> EngineConfig:
+    """Settings of each replica's core."""
+    section = fit.engine
+    limits: dict[str, Any] = {} if section.max_horizon is None else {"max_horizon": section.max_horizon}
+    scheduler = _paper_config(fit) if section.scheduler == PAPER else _v1_config(section, fit)
+    return EngineConfig(_memory_config(section, fit), scheduler, **limits)
+
+
+def host_traffic(fit: Fit) -> HostTraffic | None:
+    """How blocks travel to the host and back; None where none ever does."""
+    host = fit.swap or fit.file.offload
+    if host is None:
+        return None
+    moves = BlockMoves.of(
+        fit.model,
+        fit.gpu,
+        block_size=fit.engine.block_size,
+        tensor_parallel_size=fit.tensor_parallel_size,
+        layout=BlockLayout(host.layout),
+    )
+    replicas = max(1, fit.gpu.gpus_per_host_link // fit.tensor_parallel_size)
+    return HostTraffic(moves, overlaps=host.overlap, replicas_per_link=replicas)
+
+
+def beam_law(file: ExperimentFile) -> BeamLaw | None:
+    """How often beams change parents; None where nothing searches."""
+    workload = file.workload
+    if isinstance(workload, ServeGenSection) or workload.beam_width is None:
+        return None
+    return BeamLaw(workload.beam_change_probability, file.seed)
+
+
+def _memory_config(section: EngineSection, fit: Fit) -> MemoryConfig:
+    if section.kv_allocation != "paged":
+        return ContiguousConfig(fit.num_slots, Reservation(section.kv_allocation))
+    return CacheConfig(
+        num_blocks=fit.num_usable_blocks,
+        block_size=section.block_size,
+        enable_prefix_caching=bool(section.enable_prefix_caching),
+        free_order=FreeOrder(section.free_order) if section.free_order else FreeOrder.UNHASHED_FIRST,
+        has_null_block=fit.has_null_block,
+        num_offload_blocks=fit.num_offload_blocks,
+        drops_last_hit=fit.file.speculation is not None and fit.file.speculation.proposer == "eagle",
+    )
+
+
+def _v1_config(section: EngineSection, fit: Fit) -> SchedulerConfig:
+    drafting = fit.file.speculation
+    num_drafts = drafting.how_many().most if drafting is not None else 0
+    proposer = Proposer(drafting.proposer) if drafting is not None else None
+    return SchedulerConfig(
+        max_model_len=fit.max_model_len,
+        max_num_seqs=section.max_num_seqs,
+        max_num_batched_tokens=fit.max_num_batched_tokens,
+        max_num_scheduled_tokens=section.max_num_scheduled_tokens,
+        enable_chunked_prefill=bool(section.enable_chunked_prefill),
+        long_prefill_token_threshold=section.long_prefill_token_threshold,
+        exempt_lone_prompt=bool(section.exempt_lone_prompt),
+        policy=PolicyKind(section.scheduling_policy),
+        watermark_fraction=section.watermark or 0.0,
+        full_sequence_gate=bool(section.full_sequence_gate),
+        async_scheduling=section.async_scheduling,
+        batching=section.batching.value(),
+        num_speculative_tokens=num_drafts,
+        num_lookahead_slots=num_drafts if proposer in (Proposer.DRAFT_MODEL, Proposer.EAGLE) else 0,
+        num_draft_rows=int(proposer is Proposer.DRAFT_MODEL),
+    )
+
+
+def speculation_of(fit: Fit) -> Speculation | None:
+    """What is drafted and kept."""
+    section = fit.file.speculation
+    if section is None:
+        return None
+    return Speculation(
+        Proposer(section.proposer),
+        section.how_many(),
+        section.acceptance.value(),
+        seed=fit.file.seed,
+        cost_fraction=section.cost_fraction or 0.05,
+        draft=fit.draft,
+        draft_tensor_parallel_size=fit.draft_tensor_parallel_size,
+        draft_overhead_ns=section.draft_overhead,
+    )
+
+
+def _paper_config(fit: Fit) -> GroupSchedulerConfig:
+    section = fit.engine
+    return GroupSchedulerConfig(
+        max_model_len=fit.max_model_len,
+        max_num_seqs=section.max_num_seqs,
+        max_num_batched_tokens=fit.max_num_batched_tokens,
+        max_paddings=section.max_paddings or 0,
+        watermark_fraction=section.watermark or 0.0,
+        num_host_blocks=fit.num_host_blocks,
+        preemption=PreemptionMode(section.preemption_mode),
+    )
