@@ -4,7 +4,7 @@
              verifying sequences x  drafts and one               x  context       where there is a draft model
     rounds   the whole grid, again and again, in an order of its own each time; the first round is thrown
              away, and of each visit the first step: steps that follow each other are alike, and find
-             caches warm
+             caches warm. Steps that only decode are visited more often: most of a replay is made of them
 
 Steps are hand-made plans, carried out by the very executor that replays; so what is measured is what a
 replay pays. Rounds in different orders turn a slow drift of the machine into spread, which is reported,
@@ -33,6 +33,8 @@ Point = tuple[str, int, int, int]
 """What is measured: role, sequences, new tokens, context."""
 NUM_REPEATS = 2
 """Steps of a visit that count."""
+NUM_VISITS_OF_DECODES = 3
+"""In each round, of points without a chunk; others have one."""
 NUM_AROUND = 4
 """Yardsticks before and after a visit that say how fast the machine was."""
 OnPoint = Callable[[int, int], None]
@@ -91,19 +93,19 @@ class Calibrator:
 
     def steps(self, on_point: OnPoint | None = None) -> dict[Point, Measured]:
         """Times of all steps; roles are those of `steps.csv`."""
-        points = list(self._points())
+        visits = [point for point in self._points() for _ in range(_num_visits(point))]
         times: dict[Point, list[tuple[int, float]]] = {}
-        num_done, num_all = 0, len(points) * (self.grid.num_rounds + 1)
+        num_done, num_all = 0, len(visits) * (self.grid.num_rounds + 1)
         for number in range(self.grid.num_rounds + 1):
-            for place in self._random.permutation(len(points)).tolist():
-                visit = self._visit(points[place], 1 + NUM_REPEATS if number else 1)
+            for place in self._random.permutation(len(visits)).tolist():
+                visit = self._visit(visits[place], 1 + NUM_REPEATS if number else 1)
                 if number:
                     for key, time_ns in visit:
                         times.setdefault(key, []).append((num_done, time_ns))
                 num_done += 1
                 if on_point is not None:
                     on_point(num_done, num_all)
-        slowness = self._slowness()
+        slowness = self._slowness(num_all)
         even = {key: [taken / slowness[when] for when, taken in found] for key, found in times.items()}
         return self._as_passes({key: Measured.of(found) for key, found in even.items()})
 
@@ -114,10 +116,10 @@ class Calibrator:
         taken = [list(self._measured(point)) for _ in range(num_steps)]
         return [pair for step in taken[1:] for pair in step]
 
-    def _slowness(self) -> NDArray[np.float64]:
+    def _slowness(self, num_visits: int) -> NDArray[np.float64]:
         """How slow the machine was at each visit, by the yardsticks around it.  # [num_visits], mean 1."""
         if self.yardstick is None:
-            return np.ones(len(list(self._points())) * (self.grid.num_rounds + 1))
+            return np.ones(num_visits)
         times = np.array(self.yardstick.times_ns, dtype=float)
         padded = np.pad(times, NUM_AROUND, mode="edge")
         smooth = np.convolve(padded, np.ones(2 * NUM_AROUND + 1), mode="valid") / (2 * NUM_AROUND + 1)
@@ -169,6 +171,11 @@ class Calibrator:
         for count, measured in self._bench.splits(self.grid.num_rounds).items():
             found[SPLIT, count] = measured
         return found
+
+
+def _num_visits(point: Point) -> int:
+    kind, seqs, new, _ = point
+    return NUM_VISITS_OF_DECODES if kind == "step" and seqs and not new else 1
 
 
 def calibration_of(
