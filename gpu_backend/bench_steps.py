@@ -97,6 +97,10 @@ class Bench:
                 layer.key.zero_()
                 layer.value.zero_()
 
+    def release(self) -> None:
+        """Give the memory of keys, values and graphs back; no step can follow."""
+        self._executor.release()
+
     @property
     def _device(self) -> torch.device:
         return self._executor.target.model.device
@@ -147,7 +151,8 @@ class Bench:
 
     def verify(self, num_seqs: int, num_drafts: int, context: int) -> StepParts:
         """Sequences that verify drafts, which a decoding step before it proposed."""
-        lengths = self._spread(num_seqs, min(context, self._longest - num_drafts - 2))
+        most = self._longest - num_drafts - 2
+        lengths = [min(length, most) for length in self._spread(num_seqs, min(context, most))]
         rows = [self._row(number, length, 1, num_seqs) for number, length in enumerate(lengths)]
         self._carried_out(rows, num_drafts)
         drafted = [
@@ -172,7 +177,8 @@ class Bench:
     ) -> ScheduledSequence:
         room = self._longest + 1
         seq = EngineSequence(number, Request(number, 0, context + num_tokens, room), 0, 2 * room)
-        num_blocks = -(-(context + num_tokens + 2 * self._num_ahead) // self._block_size)
+        most = self._longest + self._config.scheduler.num_lookahead_slots  # no table is ever longer
+        num_blocks = -(-min(context + num_tokens + 2 * self._num_ahead, most) // self._block_size)
         seq.table = [
             1 + (place * (num_seqs + 1) + number) % (self._num_blocks - 1) for place in range(num_blocks)
         ]

@@ -19,9 +19,10 @@ import torch
 
 from gpu_backend.bench_steps import Measured
 from gpu_backend.calibration import Calibrator, grid_for, swaps, table_of_steps
+from gpu_backend.devices import pads
 from gpu_backend.in_situ import in_situ
-from gpu_backend.ops.implementation import Implementation
 from gpu_backend.replay import Replayer, ReplayOptions
+from gpu_backend.warm_up import warm_up
 from sim.cost.calibration import (
     ABOUT,
     OTHER_COLUMNS,
@@ -40,7 +41,7 @@ from sim.simulation import no_garbage_collection
 from sim.whole_folder import whole_folder
 
 FRESH_FOR = timedelta(days=1)
-METHOD = 4
+METHOD = 5
 """How it is measured; a calibration by another method does not hold."""
 OnProgress = Callable[[str, int, int], None]
 """Told what is being measured, how many points are done, and of how many."""
@@ -54,8 +55,7 @@ def key_of(replayer: Replayer, fusions: Sequence[Fusion], *, is_quick: bool) -> 
     return {
         "method": METHOD,
         "device": place.name,
-        "device_type": place.device.type,
-        "implementation": place.implementation.value,
+        "device_kind": place.kind.value,
         "dtype": str(place.dtype).removeprefix("torch."),
         "torch": torch.__version__,
         "triton": package_version("triton"),
@@ -69,7 +69,7 @@ def key_of(replayer: Replayer, fusions: Sequence[Fusion], *, is_quick: bool) -> 
         "max_num_batched_tokens": scheduler.max_num_batched_tokens,
         "schedules_groups": type(scheduler).__name__,
         "swaps": swaps(replayer.config),
-        "pads": place.implementation is not Implementation.KERNEL,
+        "pads": {level.value: pads(place.kind, level) for level in fusions},
         "fusions": [fusion.value for fusion in fusions],
         "quick": is_quick,
     }
@@ -110,14 +110,20 @@ def calibrate(
         key = key_of(replayer, levels, is_quick=is_quick)
         calibrator = Calibrator(
             replayer,
-            grid_for(replayer.config, is_quick=is_quick, pads=key["pads"]),
+            grid_for(
+                replayer.config,
+                is_quick=is_quick,
+                pads=pads(replayer.place.kind, fusion),
+                uses_graphs=replayer.place.uses_graphs,
+            ),
             num_drafts=key["num_speculative_tokens"],
         )
         with replayer.conditions(), no_garbage_collection():
-            replayer.warm_up()
+            warm_up(replayer)
             steps = calibrator.steps(_told(on_progress, fusion))
             bare = bare or calibrator.others()
-            found = in_situ(replayer, key, steps, bare, calibrator.grid.num_requests)
+            calibrator.release()
+            found = in_situ(replayer, key, steps, bare, calibrator.grid)
         others = others or found.corrected_others(bare)
         in_situ_ratios[fusion.value] = found.ratios
         if found.yardstick_us is not None:

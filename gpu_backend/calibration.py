@@ -41,8 +41,14 @@ OnPoint = Callable[[int, int], None]
 """Told how many points are measured, of how many."""
 
 
-def grid_for(experiment_engine: EngineConfig, *, is_quick: bool, pads: bool) -> Grid:
-    """A grid that covers what an engine can be asked to do."""
+def grid_for(
+    experiment_engine: EngineConfig, *, is_quick: bool, pads: bool, uses_graphs: bool = False
+) -> Grid:
+    """A grid that covers what an engine can be asked to do.
+
+    Steps that only decode may be graphs; the least chunk beside them is measured where they are, since from
+    there on nothing is.
+    """
     scheduler = experiment_engine.scheduler
     most_new, longest = scheduler.max_num_batched_tokens, scheduler.max_model_len
     few = {min(count, scheduler.max_num_seqs) for count in (1, 2, 3, 4)}  # their products are of other kinds
@@ -55,7 +61,7 @@ def grid_for(experiment_engine: EngineConfig, *, is_quick: bool, pads: bool) -> 
         num_blocks, num_rounds, num_requests = (1, 4, 16, 64, 256), 3, 30
     return Grid(
         num_seqs=(0, *sorted({*seqs, *few})),
-        num_new=(0, *new[1:]),
+        num_new=(0, *(new if uses_graphs else new[1:])),
         contexts=contexts,
         num_blocks=num_blocks,
         num_rounds=num_rounds,
@@ -108,6 +114,18 @@ class Calibrator:
         slowness = self._slowness(num_all)
         even = {key: [taken / slowness[when] for when, taken in found] for key, found in times.items()}
         return self._as_passes({key: Measured.of(found) for key, found in even.items()})
+
+    def carry_out_all(self) -> None:
+        """Every step once, and moves of a block; nothing is measured."""
+        for point in self._points():
+            list(self._measured(point))
+        for what in (COPY, SWAP):
+            self._bench.moves(what, 1, 1)
+        self._bench.release()
+
+    def release(self) -> None:
+        """Give the memory back; nothing can be measured afterwards."""
+        self._bench.release()
 
     def _visit(self, point: Point, num_steps: int) -> list[tuple[Point, float]]:
         """Some steps of one point, without the first, behind a look at how fast the machine is just now."""
@@ -182,6 +200,8 @@ def calibration_of(
     about: Mapping[str, Any],
     steps: Mapping[Point, Measured],
     others: Mapping[tuple[str, int], Measured],
+    *,
+    pads: bool,
 ) -> DeviceCalibration:
     """A calibration as it stands, before it is written."""
     grids = {
@@ -191,7 +211,7 @@ def calibration_of(
     target = grids["target"]
     assert target is not None, "every calibration measures the target"
     curves = curves_of({place: found.time_us for place, found in others.items()})
-    return DeviceCalibration(about, target, grids["verify"], grids["draft"], curves)
+    return DeviceCalibration(about, target, grids["verify"], grids["draft"], curves, pads)
 
 
 def table_of_steps(fusion: str, steps: Mapping[Point, Measured]) -> list[tuple[Any, ...]]:

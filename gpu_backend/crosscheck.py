@@ -19,6 +19,7 @@ from gpu_backend.device_engine import DeviceEngine
 from gpu_backend.kernel_list import kernels_here
 from gpu_backend.launches import LaunchLog
 from gpu_backend.replay import Replayer, ReplayOptions
+from gpu_backend.warm_up import warm_up
 from sim.cluster import Progress
 from sim.cost.calibration import DeviceCalibration
 from sim.cost.kernel import Batch
@@ -73,7 +74,7 @@ def run_crosscheck(
     calibrations = read_all(folder, levels)
     workload = build(experiment.workload, seed=experiment.seed)
     engine = DeviceEngine(replayer, calibrations[fusion], on_replay)
-    replayer.warm_up()
+    warm_up(replayer)
     check, _, simulated = crosscheck(experiment, workload, engine, replayer.config)
     if len(levels) > 1:
         chosen = [Fusion(name) for name in experiment.crosscheck.fusions]
@@ -129,7 +130,7 @@ def compare_fusions(
 def _fusion_row(
     replayer: Replayer, workload: Workload, calibration: DeviceCalibration, fusion: Fusion
 ) -> FusionRow:
-    replayer.warm_up()
+    warm_up(replayer)
     replay = DeviceEngine(replayer, calibration)(workload)
     _, lockstep = compare_decisions(replayer.experiment, workload, replay, replayer.config)
     is_decode = [kind == "decode" for kind in lockstep.kinds]

@@ -1,4 +1,7 @@
-"""Capturing a run as a CUDA graph. Graphs of one device share memory, since they run one after another."""
+"""Capturing a run as a CUDA graph. Graphs of one runner share memory, since they run one after another.
+
+They share one stream too: cuBLAS keeps a workspace for each stream that it ever ran on.
+"""
 
 from __future__ import annotations
 
@@ -14,16 +17,16 @@ from gpu_backend.runner import Capture, Replay
 def cuda_capture(device: torch.device) -> Capture:
     """What captures runs on a device."""
     pool: list[Any] = []
+    stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]  # torch's
 
     def capture(run: Callable[[], Tensor]) -> tuple[Replay, Tensor]:
         """Run once beside the current stream, so that kernels compile; then capture."""
-        stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]  # torch's
         stream.wait_stream(torch.cuda.current_stream(device))
         with torch.cuda.stream(stream):
             run()
         torch.cuda.current_stream(device).wait_stream(stream)
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=pool[0] if pool else None):
+        with torch.cuda.graph(graph, pool=pool[0] if pool else None, stream=stream):
             logits = run()
         if not pool:
             pool.append(graph.pool())

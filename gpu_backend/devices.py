@@ -44,6 +44,8 @@ class Place:
     uses_graphs: bool
     name: str
     """For people: the processor's or the card's."""
+    kind: DeviceKind = DeviceKind.CPU
+    """What was asked for; never `AUTO`."""
 
     @property
     def is_cuda(self) -> bool:
@@ -87,7 +89,12 @@ def find_place(kind: DeviceKind, fusion: Fusion | None, dtype: str | None = None
     if implementation is Implementation.KERNEL and not has_triton():
         raise _wrong("--device", f"{kind.value}: Triton is not installed, and its kernels are asked for")
     uses_graphs = is_cuda and fusion in (None, Fusion.GRAPH)
-    return Place(device, implementation, numbers, uses_graphs, name)
+    return Place(device, implementation, numbers, uses_graphs, name, kind)
+
+
+def pads(kind: DeviceKind, fusion: Fusion) -> bool:
+    """Whether attention takes as long as if all sequences of a step were as long as the longest."""
+    return _implementation(kind, fusion) is not Implementation.KERNEL
 
 
 def _implementation(kind: DeviceKind, fusion: Fusion | None) -> Implementation:
@@ -99,6 +106,7 @@ def _implementation(kind: DeviceKind, fusion: Fusion | None) -> Implementation:
 def available_bytes(device: torch.device) -> int | None:
     """Memory that can be taken now; None where the system does not tell."""
     if device.type == "cuda":
+        torch.cuda.empty_cache()  # what torch keeps for later can be taken too
         return torch.cuda.mem_get_info(device)[0]
     try:
         lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()

@@ -123,7 +123,14 @@ class DeviceBody:
             clocked = WithYardstick(executor, self.yardstick)
         elif self.time is Clock.WALL:
             clocked = OnTheWall(executor, timeline)
+            assert isinstance(timeline.env, simpy.rt.RealtimeEnvironment), "made by `clock`"
+            timeline.env.sync()  # requests come once the engine is ready
         return PlanLog(clocked, self.plans, len(self.executors) - 1)
+
+    def release(self) -> None:
+        """Give the memory of all keys, values and graphs back; what was said and measured stays."""
+        for executor in self.executors:
+            executor.release()
 
     def _executor(self, core: TimedCore) -> TorchExecutor:
         shape, texts = storage_shape(core), Texts(self.prompts)
@@ -162,7 +169,9 @@ class DeviceBody:
         if self.place.uses_graphs:
             sizes = padded_sizes(min(max_num_seqs, LARGEST_GRAPH))
             graphs = GraphSettings(cuda_capture(self.place.device), sizes, max_blocks)
-        return ModelRunner(model, self._storage(model, shape), graphs)
+        runner = ModelRunner(model, self._storage(model, shape), graphs)
+        runner.capture()
+        return runner
 
     def _storage(self, model: LlamaModel, shape: StorageShape) -> KVStorage:
         needed = storage_bytes(model, shape)

@@ -70,6 +70,11 @@ class TorchExecutor:
         drafter = self.drafter
         return [self.target.storage, *([drafter.runner.storage] if drafter is not None else [])]
 
+    def release(self) -> None:
+        """Give the memory of keys, values and graphs back; no step can follow."""
+        for runner in (self.target, *([self.drafter.runner] if self.drafter is not None else [])):
+            runner.release()
+
     @torch.inference_mode()
     def execute(self, plan: StepPlan) -> StepResult:
         """Do the one step of a plan, and say how long it took."""

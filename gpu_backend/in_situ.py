@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from gpu_backend.bench_steps import Measured
+from gpu_backend.bench_steps import Grid, Measured
 from gpu_backend.calibration import Point, calibration_of
 from gpu_backend.device_engine import DeviceEngine
 from gpu_backend.replay import Replayer
@@ -65,15 +65,15 @@ def in_situ(
     about: Mapping[str, Any],
     steps: Mapping[Point, Measured],
     others: Mapping[Other, Measured],
-    num_requests: int,
+    grid: Grid,
 ) -> InSitu:
-    """Serve that many requests at each concurrency, and hold their steps against a grid's."""
-    calibration = calibration_of(about, steps, others)
+    """Serve some requests at each concurrency, and hold their steps against a grid's."""
+    calibration = calibration_of(about, steps, others, pads=grid.pads)
     engine = DeviceEngine(replayer, calibration)
     taken: dict[str, list[tuple[float, float]]] = {}
     decided: list[tuple[float, float]] = []
     for number, concurrency in enumerate(_CONCURRENCIES):
-        workload = _requests(replayer, num_requests, concurrency, SEED + number)
+        workload = _requests(replayer, grid.num_requests, concurrency, SEED + number)
         replay = engine(workload)
         _, lockstep = compare_decisions(replayer.experiment, workload, replay, replayer.config)
         steps_of = zip(lockstep.kinds, lockstep.predicted, replay.parts, strict=True)

@@ -63,23 +63,20 @@ class KVStorage:
         is_cuda = device.type == "cuda"
         host_shape = (shape.num_host_blocks, 2 * num_layers, *block)
         self._host = torch.empty(host_shape, dtype=dtype, pin_memory=is_cuda and shape.num_host_blocks > 0)
+        self.num_host_blocks = shape.num_host_blocks
+        """Blocks on the host."""
+        self.device_bytes = sum(layer.nbytes for layer in self._layers)
+        """Memory taken on the device."""
+        self.host_bytes = self._host.nbytes
+        """Memory taken on the host."""
         self._link = torch.cuda.Stream(device) if is_cuda else None  # type: ignore[no-untyped-call]  # torch's
         self._implementation = implementation
 
-    @property
-    def num_host_blocks(self) -> int:
-        """Blocks on the host."""
-        return len(self._host)
-
-    @property
-    def device_bytes(self) -> int:
-        """Memory taken on the device."""
-        return sum(layer.nbytes for layer in self._layers)
-
-    @property
-    def host_bytes(self) -> int:
-        """Memory taken on the host."""
-        return self._host.nbytes
+    def release(self) -> None:
+        """Give the memory back; nothing can be stored or moved afterwards."""
+        for tensors in (self._layers, self.caches, self._flat):
+            tensors.clear()
+        self._host = self._host.new_empty(0)
 
     def apply(self, plan: StepPlan) -> None:
         """Carry out a plan's moves in their order."""
@@ -90,6 +87,7 @@ class KVStorage:
     def _swap_out(self, moves: Sequence[BlockCopy]) -> None:
         if not moves:
             return
+        moves = sorted(moves, key=lambda move: move.dst)  # neighbours on the host are one transfer
         packed = gather_blocks(self._flat, self._ids(move.src for move in moves), self._implementation)
         if self._link is None:
             self._host[[move.dst for move in moves]] = packed
@@ -104,6 +102,7 @@ class KVStorage:
     def _swap_in(self, moves: Sequence[BlockCopy]) -> None:
         if not moves:
             return
+        moves = sorted(moves, key=lambda move: move.src)
         packed = self._fetched([move.src for move in moves])
         scatter_blocks(self._flat, self._ids(move.dst for move in moves), packed, self._implementation)
 

@@ -73,6 +73,11 @@ def counted_launches() -> Iterator[LaunchLog]:
         _log.reset(token)
 
 
+def is_counting() -> bool:
+    """Whether somebody counts just now."""
+    return _log.get() is not None
+
+
 def count_launch(kernel: str, read: Moved | Callable[[], Moved], written: Moved) -> None:
     """Notes one launch; `read` may be a function where its size takes work to find out."""
     log = _log.get()

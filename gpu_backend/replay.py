@@ -49,7 +49,6 @@ from sim.run_record import RunRecord
 from sim.simulation import experiment_cost, experiment_draft_cost, no_garbage_collection
 from sim.speculation import Proposer, SpeculationCost
 from sim.victim_cost import CheaperOfTwo
-from workloads.generate import build
 from workloads.spec import Workload
 
 
@@ -78,6 +77,8 @@ class ReplayRun:
     body: DeviceBody
     cut_short: str | None
     """Why it did not come to its end; None if it did."""
+    peak_device_bytes: int | None
+    """Most memory that was held meanwhile, by what was there before too; None where nobody counts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,20 +142,16 @@ class Replayer:
             victim_cost,
         )
 
-    def warm_up(self) -> None:
-        """Serve a few requests and forget them: libraries load, kernels compile, caches fill."""
-        experiment = self.experiment
-        workload = build(experiment.workload, seed=experiment.seed)
-        first = workload.first(_NUM_WARM_UP_REQUESTS)
-        with self.conditions():
-            body = replace(self.body(first), time=Clock.MEASURED)
-            Cluster(first, body.config, body).run()
-
     def run(
         self, workload: Workload, on_progress: Progress | None = None, *, counts_launches: bool = False
     ) -> ReplayRun:
-        """Serve a workload; if the device runs out of memory on the way, that is the end of it."""
-        body, cut_short = self.body(workload), None
+        """Serve a workload; if the device runs out of memory on the way, that is the end of it.
+
+        The memory of its caches is given back at the end.
+        """
+        body, cut_short, device = self.body(workload), None, self.place.device
+        if self.place.is_cuda:
+            torch.cuda.reset_peak_memory_stats(device)
         body.counts_launches = counts_launches
         if self.clock is Clock.MEASURED and not self.place.is_cuda:
             body.yardstick = Yardstick(self.models.target)
@@ -170,7 +167,10 @@ class Replayer:
             cpu_s = time.process_time() - began_s
         if cut_short is None:
             cluster.check_ended()
-        return ReplayRun(build_record(cluster.recorder, cluster.cores, cpu_s), body, cut_short)
+        peak_bytes = torch.cuda.max_memory_allocated(device) if self.place.is_cuda else None
+        body.release()
+        record = build_record(cluster.recorder, cluster.cores, cpu_s)
+        return ReplayRun(record, body, cut_short, peak_bytes)
 
     def serve(self, workload: Workload, on_progress: Progress | None = None) -> Served:
         """Serve a workload, as the contents of a run folder.
@@ -211,13 +211,10 @@ class Replayer:
             "triton": package_version("triton"),
             "kv_cache_bytes": sum(storage.device_bytes for storage in storages),
             "host_kv_cache_bytes": sum(storage.host_bytes for storage in storages),
-            "peak_device_bytes": torch.cuda.max_memory_allocated(place.device) if place.is_cuda else None,
+            "peak_device_bytes": done.peak_device_bytes,
             "yardstick_us": body.yardstick.mean_us if body.yardstick is not None else None,
             "incomplete": done.cut_short,
         }
-
-
-_NUM_WARM_UP_REQUESTS = 4
 
 
 def engine_for_devices(config: EngineConfig) -> EngineConfig:

@@ -1,7 +1,7 @@
 """`ModelRunner`: one model with its keys and values, run eagerly or by replaying CUDA graphs.
 
 A decode step launches some dozens of small kernels, and launching them takes longer than they run. A graph is
-captured once for each of a few batch sizes and replayed as one launch:
+captured once for each of a few batch sizes, before the first step, and replayed as one launch:
 
     batch of 11  ->  copied into the buffers of size 16, five rows of padding  ->  replay  ->  first 11 logits
 
@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from gpu_backend.kv_storage import KVStorage
+from gpu_backend.launches import is_counting
 from gpu_backend.llama import LlamaModel, PagedBatch
 
 Replay = Callable[[], None]
@@ -57,16 +58,33 @@ class ModelRunner:
         self._settings = graphs
         self._graphs: dict[int, _Graph] = {}
 
+    @torch.inference_mode()
+    def capture(self) -> None:
+        """Capture a graph of every size, so that no step has to; others reuse the memory of the largest."""
+        if self._settings is not None:
+            for size in reversed(self._settings.sizes):
+                self._graph(size, self._settings)
+
     def forward(self, batch: PagedBatch) -> Tensor:
-        """Logits of a batch.  # [num_logits, vocab]."""
+        """Logits of a batch.  # [num_logits, vocab].
+
+        Where launches are counted it runs eagerly: a graph is one launch, and its kernels are never seen.
+        """
         settings, num_seqs = self._settings, len(batch.context_lens)
-        if settings is None or not _only_decodes(batch) or num_seqs > settings.sizes[-1]:
+        if settings is None or not _only_decodes(batch) or num_seqs > settings.sizes[-1] or is_counting():
             return self.model.forward(batch, self.storage.caches)
-        size = settings.sizes[bisect_left(settings.sizes, num_seqs)]
+        return self._graph(settings.sizes[bisect_left(settings.sizes, num_seqs)], settings).run(batch)
+
+    def release(self) -> None:
+        """Give back the memory of keys, values and graphs; nothing can be run afterwards."""
+        self._graphs.clear()
+        self.storage.release()
+
+    def _graph(self, size: int, settings: GraphSettings) -> _Graph:
         graph = self._graphs.get(size)
         if graph is None:
             graph = self._graphs[size] = _Graph(self.model, self.storage, size, settings)
-        return graph.run(batch)
+        return graph
 
 
 class _Graph:

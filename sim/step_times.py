@@ -57,7 +57,7 @@ class StepTimes:
 
     def engine(self, config: EngineConfig) -> EngineConfig:
         """The engine, planning as finely as these times need it."""
-        if isinstance(self.target, FixedCost) or not self.target.about.get("pads"):
+        if isinstance(self.target, FixedCost) or not self.target.pads:
             return config
         return replace(config, max_horizon=1, detail=PlanDetail.SEQUENCES)
 

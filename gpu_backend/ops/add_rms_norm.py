@@ -126,7 +126,7 @@ def _launch(
     return normed, summed
 
 
-@kernel
+@kernel()
 def _add_rms_norm_kernel(
     x_ptr,
     residual_ptr,

@@ -70,7 +70,7 @@ def _launch(caches: Sequence[torch.Tensor], src_blocks: torch.Tensor, dst_blocks
     count_launch("copy_blocks", (moved, src_blocks, dst_blocks), (moved,))
 
 
-@kernel
+@kernel()
 def _copy_blocks_kernel(
     cache_pointers_ptr,
     src_blocks_ptr,

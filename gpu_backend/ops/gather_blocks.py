@@ -55,7 +55,7 @@ def _launch(caches: Sequence[torch.Tensor], blocks: torch.Tensor, staging: torch
     count_launch("gather_blocks", (moved_bytes(caches, blocks), blocks), (staging,))
 
 
-@kernel
+@kernel()
 def _gather_blocks_kernel(
     cache_pointers_ptr,
     blocks_ptr,

@@ -7,7 +7,7 @@ here; where Triton is missing the marked function stays a plain one, and a launc
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 try:
@@ -24,9 +24,21 @@ class KernelUnavailableError(RuntimeError):
     """A Triton kernel was asked for where Triton is not installed."""
 
 
-def kernel(function: Callable[..., Any]) -> Any:
-    """Marks a Triton kernel; `kernel[grid](...)` launches it where Triton is installed."""
-    return function if triton is None else triton.jit(function)
+def kernel(*, varying: Sequence[str] = (), anywhere: Sequence[str] = ()) -> Callable[..., Any]:
+    """Marks a Triton kernel; `kernel[grid](...)` launches it where Triton is installed.
+
+    Triton compiles a kernel once for each kind of argument: integers that are 1 or divide by 16, pointers
+    that are aligned. Arguments that go by a step's batch are exempted, so that no batch has to compile.
+
+    Args:
+        varying: Integers that differ from batch to batch.
+        anywhere: Pointers into the middle of tensors, aligned or not.
+    """
+    if triton is None:
+        return lambda function: function
+    return triton.jit(  # type: ignore[no-any-return]
+        do_not_specialize=list(varying), do_not_specialize_on_alignment=list(anywhere)
+    )
 
 
 def has_triton() -> bool:

@@ -116,10 +116,14 @@ def _zero_without_context(out: torch.Tensor, context_lens: torch.Tensor) -> torc
 
 
 def _wanted_splits(query: torch.Tensor, context: PagedContext) -> int:
-    """Enough programs for a large device, by shapes alone: reading the lengths would wait for it."""
+    """Enough programs for a large device, by shapes alone: reading the lengths would wait for it.
+
+    A power of two, since each number is a kernel of its own to compile.
+    """
     most_tokens = context.block_tables.shape[1] * context.block_size
     programs = max(1, query.shape[0] * context.num_kv_heads)
-    return max(1, min(-(-_WANTED_PROGRAMS // programs), most_tokens // _MIN_SPLIT_TOKENS))
+    splits = max(1, min(-(-_WANTED_PROGRAMS // programs), most_tokens // _MIN_SPLIT_TOKENS))
+    return 1 << (splits.bit_length() - 1)
 
 
 def _launch(query: torch.Tensor, context: PagedContext, scale: float, num_splits: int) -> torch.Tensor:
@@ -181,7 +185,7 @@ def _merge_splits(partial: torch.Tensor, logsumexp: torch.Tensor, out: torch.Ten
     count_launch("merge_splits", (partial, logsumexp), (out,))
 
 
-@kernel
+@kernel(varying=("table_stride",), anywhere=("block_tables_ptr", "context_lens_ptr"))
 def _paged_decode_attention_kernel(
     query_ptr,
     key_cache_ptr,
@@ -250,7 +254,7 @@ def _paged_decode_attention_kernel(
         tl.store(logsumexp_ptr + rows, logsumexp, mask=members < GROUP)
 
 
-@kernel
+@kernel()
 def _merge_splits_kernel(
     partial_ptr,
     logsumexp_ptr,

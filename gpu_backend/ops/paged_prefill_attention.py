@@ -183,7 +183,10 @@ def _launch(
     return out
 
 
-@kernel
+@kernel(
+    varying=("num_seqs", "table_stride"),
+    anywhere=("block_tables_ptr", "context_lens_ptr", "query_starts_ptr"),
+)
 def _paged_prefill_attention_kernel(
     query_ptr,
     key_cache_ptr,

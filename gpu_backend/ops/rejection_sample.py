@@ -178,7 +178,7 @@ def _launch(drafts: Drafts, uniforms: torch.Tensor) -> Verdict:
     return Verdict(num_accepted, next_token_ids)
 
 
-@kernel
+@kernel()
 def _rejection_sample_kernel(
     token_ids_ptr,
     num_drafts_ptr,

@@ -177,7 +177,7 @@ def _launch(
     return rotated
 
 
-@kernel
+@kernel()
 def _rotary_and_cache_kernel(
     query_ptr,
     key_ptr,

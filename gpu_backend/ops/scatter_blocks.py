@@ -59,7 +59,7 @@ def _launch(caches: Sequence[torch.Tensor], blocks: torch.Tensor, staging: torch
     count_launch("scatter_blocks", (staging, blocks), (moved_bytes(caches, blocks),))
 
 
-@kernel
+@kernel()
 def _scatter_blocks_kernel(
     cache_pointers_ptr,
     blocks_ptr,

@@ -60,7 +60,7 @@ def _launch(gate_up: torch.Tensor) -> torch.Tensor:
     return out
 
 
-@kernel
+@kernel()
 def _silu_and_mul_kernel(gate_up_ptr, out_ptr, gate_up_stride, width, TILE: tl.constexpr):
     token = tl.program_id(0).to(tl.int64)
     columns = tl.program_id(1) * TILE + tl.arange(0, TILE)  # [TILE]

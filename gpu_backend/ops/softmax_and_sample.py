@@ -105,6 +105,7 @@ def _launch(
     require_dense_rows("logits", logits)
     num_rows, vocab_size = logits.shape
     tokens = torch.empty(num_rows, dtype=torch.int64, device=logits.device)
+    temperatures, uniforms = temperatures.contiguous(), uniforms.contiguous()  # perhaps columns of a matrix
     if probs is not None:
         require_dense_rows("probs", probs)
     if num_rows == 0:
@@ -127,7 +128,7 @@ def _launch(
     return tokens
 
 
-@kernel
+@kernel()
 def _softmax_and_sample_kernel(
     logits_ptr,
     temperatures_ptr,

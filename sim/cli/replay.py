@@ -41,10 +41,12 @@ def replay_one(request: Replay, *, as_json: bool) -> bool:
     """Replay one experiment and print its numbers; False if the device could not finish it."""
     experiment = load_experiment(request.config, request.overrides)
     replayer = make_replayer(experiment, request)
+    from gpu_backend.warm_up import warm_up
+
     with progress(experiment.name, shown=request.shows_progress) as report:
 
         def serve(_: object, workload: object, on_progress: object) -> object:
-            replayer.warm_up()
+            warm_up(replayer)
             return replayer.serve(workload, on_progress)  # type: ignore[arg-type]
 
         recorded = record_experiment(

@@ -68,9 +68,10 @@ class DeviceCalibration:
 
     Attributes:
         about: What `calibration.json` says.
-        target: Steps of the target; where `about` says `pads`, their context is the longest sequence's.
+        target: Steps of the target.
         verify, draft: Where there is a draft model.
         others: `SCHEDULE` by sequences, `COPY` and `SWAP` by blocks, `SPLIT` by chunks.
+        pads: Whether the context of steps is the longest sequence's instead of the mean.
     """
 
     about: Mapping[str, Any]
@@ -78,6 +79,7 @@ class DeviceCalibration:
     verify: Calibration | None = None
     draft: Calibration | None = None
     others: Mapping[str, Curve] = field(default_factory=dict)
+    pads: bool = False
 
     def slowed(self, factor: float) -> DeviceCalibration:
         """What it would have been on a machine that takes `factor` times as long for everything."""
@@ -117,6 +119,7 @@ def read_device_calibration(folder: Path, fusion: str) -> DeviceCalibration:
         read_calibration(steps, model_role="verify", fusion=fusion) if drafts else None,
         read_calibration(steps, model_role="draft", fusion=fusion) if drafts else None,
         _read_others(folder / OTHERS),
+        bool(about.get("pads", {}).get(fusion)),
     )
 
 
@@ -176,7 +179,7 @@ class CalibratedCost:
         self._verify = MeasuredCost(calibration.verify) if calibration.verify is not None else None
         self._schedule = calibration.others.get(SCHEDULE)
         self._split = calibration.others.get(SPLIT)
-        self._pads = bool(calibration.about.get("pads"))
+        self._pads = calibration.pads
         self._base_ns = float(calibration.target.times_ns[0, 0, 0])
 
     def step_ends_ns(self, plan: StepPlan) -> list[int]:  # [horizon]

@@ -72,11 +72,11 @@ def draw_distributions(simulated: Observed, replayed: Observed, title: str) -> F
 
 
 def draw_timelines(simulated: Observed, replayed: Observed, title: str) -> Figure:
-    """Running, waiting and KV usage of both, over time."""
+    """Running, waiting and KV usage of both, over time; what is nothing all the time in both is left out."""
     ours, theirs = simulated.timeline, replayed.timeline
     assert ours is not None, "checked by the caller"
     assert theirs is not None, "checked by the caller"
-    names = [name for name in theirs.curves if name in ours.curves]
+    names = [name for name in theirs.curves if any(line.curves[name].any() for line in (ours, theirs))]
     canvas = Canvas(len(names), 1, height=1.2 + 1.7 * len(names), title=f"{title}: over time")
     for axes, name in zip(canvas.axes, names, strict=True):
         axes.plot(theirs.at_s, theirs.curves[name], color=BLUE, label=replayed.name, linewidth=1.6)

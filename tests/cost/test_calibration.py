@@ -35,7 +35,7 @@ ABOUT = {
     "model": "shakespeare-4.7m",
     "draft": "shakespeare-0.5m",
     "fusions": ["fused"],
-    "pads": False,
+    "pads": {"fused": False},
     "spread_fraction": 0.02,
 }
 SEQS, NEW, CONTEXTS = (0, 1, 8, 16), (0, 16, 256), (16, 511)
@@ -111,7 +111,7 @@ def test_steps_beyond_what_was_measured_are_told_in_the_report(tmp_path: Path) -
 
 
 def test_a_device_that_pads_is_planned_for_step_by_step(tmp_path: Path) -> None:
-    write(tmp_path, pads=True)
+    write(tmp_path, pads={"fused": True})
     (tmp_path / "calibrated.yaml").write_text(EXPERIMENT)
     experiment = load_experiment(tmp_path / "calibrated.yaml")
     assert experiment.engine.max_horizon == 1

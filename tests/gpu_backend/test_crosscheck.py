@@ -19,9 +19,12 @@ from typer.testing import CliRunner
 from gpu_backend import calibrate as calibrate_module
 from gpu_backend.bench_steps import Grid
 from gpu_backend.calibration import Calibrator
+from gpu_backend.devices import DeviceKind
+from gpu_backend.replay import ReplayOptions
 from sim.cli import app
 from sim.config import load_experiment
 from sim.cost.calibration import SCHEDULE, SPLIT, SWAP, read_device_calibration
+from sim.cost.kernels import Fusion
 from sim.simulation import simulate
 
 CONFIGS = Path(__file__).parents[2] / "configs" / "crosscheck"
@@ -30,7 +33,7 @@ FEW = ("workload.num_requests=8", "workload.output_tokens={kind: uniform, low: 3
 
 @pytest.fixture(autouse=True)
 def tiny_grid(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    def grid_for(config: Any, *, is_quick: bool, pads: bool) -> Grid:
+    def grid_for(config: Any, *, is_quick: bool, pads: bool, uses_graphs: bool) -> Grid:
         most = config.scheduler.max_num_seqs
         return Grid((0, 1, most), (0, 8, 64), (16, 200), (1, 4), 1, 2, pads)
 
@@ -116,6 +119,22 @@ def test_a_fresh_calibration_is_not_made_again(monkeypatch: pytest.MonkeyPatch) 
         1,
     )
     assert len(made) == 2, "another engine is another calibration"
+
+
+def test_a_calibration_of_several_levels_knows_each_of_them_and_is_found_again(tmp_path: Path) -> None:
+    folder = tmp_path / "results" / "calibrations"
+    overrides = (*FEW, f"results.dir={tmp_path / 'results'}")
+    assert command("fusion", "crosscheck", "--repeats", "1", "--no-plots", overrides=overrides).exit_code in (
+        0,
+        1,
+    )
+    (made,) = folder.iterdir()
+    about = json.loads((made / "calibration.json").read_text())
+    assert about["pads"] == {"none": True, "fused": True}, "on a CPU both do"
+    experiment = load_experiment(CONFIGS / "fusion.yaml", list(overrides))
+    levels = [Fusion(level) for level in about["fusions"]]
+    found = calibrate_module.find_fresh(experiment, ReplayOptions(DeviceKind.CPU), levels, is_quick=False)
+    assert found == made
 
 
 @pytest.mark.parametrize(

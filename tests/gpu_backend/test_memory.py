@@ -84,8 +84,6 @@ def test_a_card_holds_at_most_what_was_predicted() -> None:
     experiment = load_experiment(
         CONFIG, ["workload.num_requests=12", "workload.arrivals={kind: all_at_once}"]
     )
-    torch.cuda.empty_cache()
-    torch.cuda.reset_peak_memory_stats()
     replayer = Replayer.of(experiment, ReplayOptions(DeviceKind.CUDA, dtype="float32"))
     served = replayer.serve(build(experiment.workload, seed=0))
     peak = served.environment["replay"]["peak_device_bytes"]

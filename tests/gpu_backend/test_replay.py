@@ -22,6 +22,7 @@ from gpu_backend.engine import Clock
 from gpu_backend.llama import LlamaModel
 from gpu_backend.model_folders import SHIPPED
 from gpu_backend.replay import Replayer, ReplayOptions, engine_for_devices
+from gpu_backend.warm_up import warm_up
 from sim.acceptance_file import read_recorded
 from sim.cli import app
 from sim.config import load_experiment
@@ -159,7 +160,7 @@ def test_on_the_wall_clock_requests_arrive_in_real_time(tmp_path: Path) -> None:
 
     experiment = load(tmp_path, "workload.arrivals={kind: constant, rate: 20 /s}")
     replayer = Replayer.of(experiment, ReplayOptions(DeviceKind.CPU, Clock.WALL))
-    replayer.warm_up()
+    warm_up(replayer)
     began_s = time.monotonic()
     replay = replayer.serve(build(experiment.workload, seed=0))
     took_s = time.monotonic() - began_s
@@ -184,7 +185,7 @@ def test_memory_that_runs_out_midway_ends_the_run_with_what_it_had(
             raise torch.OutOfMemoryError("out of memory: tried to allocate 2 GiB")
         return forward(*arguments)
 
-    monkeypatch.setattr("gpu_backend.replay._NUM_WARM_UP_REQUESTS", 1)
+    monkeypatch.setattr("gpu_backend.warm_up._NUM_REQUESTS", 1)
     monkeypatch.setattr(LlamaModel, "forward", failing)
     done = run_command(str(write(tmp_path)), "--out", str(tmp_path / "run"), "-q", "--device", "cpu")
     assert done.exit_code == 1

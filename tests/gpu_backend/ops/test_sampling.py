@@ -58,6 +58,20 @@ def test_sampling_kernel_draws_where_the_distribution_says(
 
 
 @pytest.mark.parametrize("way", WAYS)
+def test_sampling_kernel_takes_columns_of_a_matrix(way: str) -> None:
+    """Each place of a draft has a column of numbers, one for each sequence."""
+    device = device_of(way)
+    logits = torch.zeros((4, 64), device=device)
+    columns = torch.tensor([[0.1, 0.9], [0.6, 0.2], [0.3, 0.8], [0.95, 0.4]], device=device)
+    uniforms = columns[:, 1]
+    with running(way):
+        tokens = softmax_and_sample(
+            logits, torch.ones(4, device=device), uniforms, None, Implementation.KERNEL
+        )
+    assert tokens.tolist() == [int(64 * number) for number in uniforms.tolist()]
+
+
+@pytest.mark.parametrize("way", WAYS)
 def test_sampling_kernel_never_draws_an_excluded_token(way: str) -> None:
     device = device_of(way)
     logits = torch.full((4, 3000), EXCLUDED, device=device)

@@ -1,0 +1,48 @@
+"""Warming up: whatever happens once only happens before anything is measured.
+
+Libraries load and caches fill while a few requests are served. On a card, moreover, Triton compiles a kernel
+for each kind of arguments that it meets; so steps of all kinds are carried out once, and blocks moved.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from gpu_backend.calibration import Calibrator, grid_for
+from gpu_backend.devices import pads
+from gpu_backend.engine import Clock
+from gpu_backend.replay import Replayer
+from sim.cluster import Cluster
+from workloads.generate import build
+
+_NUM_REQUESTS = 4
+
+
+def warm_up(replayer: Replayer) -> None:
+    """Serve a few requests and, on a card, made-up steps; forget them."""
+    replayer = replace(replayer, clock=Clock.MEASURED)
+    with replayer.conditions():
+        _serve_some(replayer)
+        if replayer.place.is_cuda:
+            carry_out_all(replayer)
+
+
+def _serve_some(replayer: Replayer) -> None:
+    experiment = replayer.experiment
+    workload = build(experiment.workload, seed=experiment.seed).first(_NUM_REQUESTS)
+    body = replayer.body(workload)
+    Cluster(workload, body.config, body).run()
+    body.release()
+
+
+def carry_out_all(replayer: Replayer) -> None:
+    """Each step of a coarse grid once, and moves of blocks."""
+    place, speculation = replayer.place, replayer.experiment.speculation
+    grid = grid_for(
+        replayer.config,
+        is_quick=True,
+        pads=pads(place.kind, place.fusion),
+        uses_graphs=place.uses_graphs,
+    )
+    num_drafts = speculation.how_many.most if speculation is not None else 0
+    Calibrator(replayer, grid, num_drafts=num_drafts).carry_out_all()
