@@ -2,6 +2,7 @@
 
     crosscheck.html     verdict, tables, pictures, environment
     crosscheck.json     the same as data
+    requests.csv        latencies of every request, simulated and replayed; steps.csv every step, part by part
     pictures/           distributions, timeline, attribution, as SVG and PNG
     replay/             the first replay's run folder
     simulation/         the run folder of its simulation in time
@@ -59,6 +60,8 @@ def write_crosscheck(
         (partial / "crosscheck.json").write_text(
             json.dumps(check.to_json(), indent=2) + "\n", encoding="utf-8"
         )
+        for name, text in check.differences.files().items():
+            (partial / name).write_text(text, encoding="utf-8")
         names = [picture.relative_to(partial).as_posix() for picture in pictures]
         (partial / "crosscheck.html").write_text(crosscheck_page(check, names), encoding="utf-8")
     return folder / "crosscheck.html"

@@ -25,6 +25,7 @@ from sim.cost.cost_model import CostModel
 from sim.crosscheck.attribution import Attribution, attribute
 from sim.crosscheck.comparison import error_rows
 from sim.crosscheck.decisions import differing_counters, first_difference
+from sim.crosscheck.differences import Differences
 from sim.crosscheck.lockstep import Lockstep, ReplayedStep, ReplayEndedError
 from sim.crosscheck.observed import Observed, observe
 from sim.crosscheck.parts import PartCosts, PartialCost, StepParts
@@ -116,6 +117,7 @@ def crosscheck(
         _attribution(lockstep, first, simulations[0]),
         simulated[0],
         replayed[0],
+        _differences(lockstep, first, simulations[0]),
         first.facts,
         acceptance=_acceptance(experiment, workload, first, device_config, replayed[0]),
         acceptance_rate=acceptance_rate(first),
@@ -222,4 +224,17 @@ def _attribution(lockstep: Lockstep, replay: Replayed, simulation: RunRecord) ->
     lasted = (simulation.steps["end"] - simulation.steps["start"]).astype(np.int64)
     return attribute(
         replay.plans[:count], lockstep.kinds, lockstep.predicted, replay.parts[:count], float(lasted.sum())
+    )
+
+
+def _differences(lockstep: Lockstep, replay: Replayed, simulation: RunRecord) -> Differences:
+    """Of the requests and steps that both have."""
+    count = len(lockstep.predicted)
+    return Differences.of(
+        simulation,
+        replay.record,
+        replay.plans[:count],
+        lockstep.kinds,
+        lockstep.predicted,
+        replay.parts[:count],
     )

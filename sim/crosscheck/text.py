@@ -22,6 +22,7 @@ def crosscheck_text(check: Crosscheck) -> Group:
         decisions_text(check),
         errors_text(check.rows),
         attribution_table(check),
+        closeness_table(check),
     ]
     if check.fusions:
         parts.append(fusion_table(check))
@@ -129,6 +130,14 @@ def attribution_table(check: Crosscheck) -> Table:
     table.add_row("all", "", signed(found.total), "", style="bold")
     for share in found.causes:
         table.add_row(f"  model, {share.name}", percent(share.measured), signed(share.error), "")
+    return table
+
+
+def closeness_table(check: Crosscheck) -> Table:
+    """How far single requests and steps are off."""
+    table = _table("One by one", "of them", "half within", "nine of ten within")
+    for row in check.differences.closeness():
+        table.add_row(row.of_what, f"{row.count:,}", percent(row.half_within), percent(row.most_within))
     return table
 
 

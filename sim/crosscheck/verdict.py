@@ -8,6 +8,7 @@ from typing import Any
 
 from sim.crosscheck.attribution import Attribution
 from sim.crosscheck.comparison import ErrorRow, Status
+from sim.crosscheck.differences import Differences
 from sim.crosscheck.observed import Observed
 
 CROSSCHECK_SCHEMA_VERSION = 1
@@ -90,6 +91,7 @@ class Crosscheck:
         rows: Errors in time.
         attribution: Of the first repeat.
         simulated, replayed: The first repeat's runs.
+        differences: Of the first repeat, request by request and step by step.
         environment: Device, versions, calibration, and how fast the machine was meanwhile.
         fusions: Empty where levels were not compared. acceptance: Empty where nothing is drafted.
         acceptance_rate: Drafts kept of those looked at; None where nothing is drafted.
@@ -101,6 +103,7 @@ class Crosscheck:
     attribution: Attribution
     simulated: Observed
     replayed: Observed
+    differences: Differences
     environment: Mapping[str, Any]
     fusions: tuple[FusionRow, ...] = ()
     acceptance: tuple[AcceptanceRow, ...] = ()
@@ -131,6 +134,7 @@ class Crosscheck:
             "decisions": self.decisions.to_json(),
             "errors": [row.to_json() for row in self.rows],
             "attribution": self.attribution.to_json(),
+            "one_by_one": [row.to_json() for row in self.differences.closeness()],
             "fusions": [row.to_json() for row in self.fusions],
             "acceptance": [row.to_json() for row in self.acceptance],
             "acceptance_rate": self.acceptance_rate,
