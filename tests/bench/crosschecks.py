@@ -36,8 +36,8 @@ simulated with step times calibrated on the same device, on requests that the ca
 *Errors*: simulated over measured, less one, mean of {repeats} replays, with half the 95 % interval; in
 brackets the replay's own spread. *Wrong part*: the part of the steps' time that the cost model gets wrong
 most, as a fraction of all of it. *Single steps*: half of the steps that decode (or verify drafts) are
-predicted within the first figure, nine of ten within the second. *Machine*: how many times as long a yardstick took during the replay as
-when the device was calibrated; the simulation takes that into account.
+predicted within the first figure, nine of ten within the second. *Machine*: how many times as long a
+yardstick took during the replay as when the device was calibrated; the simulation takes that into account.
 
 | experiment | steps | decisions | {titles} | wrong part | single steps | machine | holds |
 | --- | --- | --- | {lines} | --- | --- | --- | --- |
