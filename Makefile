@@ -74,7 +74,7 @@ fault-table: $(VENV)/.installed-dev ## which claim finds which planted fault, wr
 papers: $(VENV)/.installed-dev ## published tables beside ours, written to results/papers.md
 	$(BIN)/python -m tests.bench.papers
 
-accuracy: $(VENV)/.installed-dev ## predicted against measured times, written to results/accuracy.md; needs PAGECAST_DATA
+accuracy: $(VENV)/.installed-dev ## predicted against measured times, written to results/accuracy.md; needs the traces
 	$(BIN)/python -m tests.bench.accuracy
 
 kernels: $(VENV)/.installed-dev ## what the GPU kernels move and compile to, counted without a GPU, written to results/kernels.md

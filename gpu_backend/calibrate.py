@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import json
 import re
+import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -18,9 +19,9 @@ from typing import Any
 import torch
 
 from gpu_backend.bench_steps import Measured
-from gpu_backend.calibration import Calibrator, grid_for, swaps, table_of_steps
-from gpu_backend.devices import pads
-from gpu_backend.in_situ import in_situ
+from gpu_backend.calibration import Calibrator, OnPoint, Point, grid_for, table_of_steps
+from gpu_backend.devices import find_place, memory_that_suffices, pads
+from gpu_backend.in_situ import InSitu, Other, in_situ
 from gpu_backend.replay import Replayer, ReplayOptions
 from gpu_backend.warm_up import warm_up
 from sim.cost.calibration import (
@@ -31,6 +32,7 @@ from sim.cost.calibration import (
     STEPS,
     DeviceCalibration,
     dump_table,
+    read_about,
     read_device_calibration,
 )
 from sim.cost.kernels import Fusion
@@ -41,17 +43,17 @@ from sim.simulation import no_garbage_collection
 from sim.whole_folder import whole_folder
 
 FRESH_FOR = timedelta(days=1)
-METHOD = 5
+METHOD = 6
 """How it is measured; a calibration by another method does not hold."""
 OnProgress = Callable[[str, int, int], None]
-"""Told what is being measured, how many points are done, and of how many."""
+"""Told what is being measured, how much of it is done, and how much there is."""
 
 
 def key_of(replayer: Replayer, fusions: Sequence[Fusion], *, is_quick: bool) -> dict[str, Any]:
     """What a calibration holds for."""
     experiment, place = replayer.experiment, replayer.place
-    settings, scheduler = experiment.settings, replayer.config.scheduler
-    speculation = experiment.speculation
+    settings, speculation = experiment.settings, experiment.speculation
+    engine = {name: value for name, value in settings["engine"].items() if name != "fusion"}
     return {
         "method": METHOD,
         "device": place.name,
@@ -63,16 +65,25 @@ def key_of(replayer: Replayer, fusions: Sequence[Fusion], *, is_quick: bool) -> 
         "model": settings["model"],
         "draft": settings["speculation"]["draft_model"] if speculation is not None else None,
         "num_speculative_tokens": speculation.how_many.most if speculation is not None else 0,
-        "block_size": experiment.paged_block_size,
-        "max_model_len": scheduler.max_model_len,
-        "max_num_seqs": scheduler.max_num_seqs,
-        "max_num_batched_tokens": scheduler.max_num_batched_tokens,
-        "schedules_groups": type(scheduler).__name__,
-        "swaps": swaps(replayer.config),
+        "engine": engine | {name: settings[name] for name in ("swap", "offload") if name in settings},
         "pads": {level.value: pads(place.kind, level) for level in fusions},
         "fusions": [fusion.value for fusion in fusions],
         "quick": is_quick,
     }
+
+
+@dataclass(frozen=True, slots=True)
+class _Level:
+    """What was measured at one level of fusion; `others` are bare of what replays say of them."""
+
+    fusion: Fusion
+    steps: Mapping[Point, Measured]
+    others: Mapping[Other, Measured]
+    in_situ: InSitu
+
+    def rows(self) -> list[tuple[Any, ...]]:
+        """Of `steps.csv`."""
+        return table_of_steps(self.fusion.value, self.in_situ.corrected(self.steps))
 
 
 def calibrate(
@@ -90,54 +101,86 @@ def calibrate(
         experiment: Whose models and settings are measured.
         options: The device.
         fusions: Levels to measure; none: the experiment's own.
-        is_quick: A coarser grid, less than a minute on two cores for small models.
+        is_quick: A coarser grid, less than a minute on two cores for a small model at one level.
         folder: Where to; None: the one that `folder_of` names. One that is there is replaced.
         on_progress: Told how far it is.
 
     Raises:
-        ConfigError: The experiment cannot run on this device, or the folder cannot be written.
+        ConfigError: The experiment cannot run on this device, its memory ran out, or the folder cannot be
+            written.
     """
-    levels = list(fusions) or [Replayer.of(experiment, options).place.fusion]
-    rows: list[tuple[Any, ...]] = []
-    bare: dict[tuple[str, int], Measured] = {}
-    others: dict[tuple[str, int], Measured] = {}
-    key: dict[str, Any] = {}
-    yardsticks: dict[str, float] = {}
-    in_situ_ratios: dict[str, Mapping[str, float]] = {}
-    began = datetime.now(UTC)
-    for fusion in levels:
-        replayer = Replayer.of(replace(experiment, fusion=fusion), options)
-        key = key_of(replayer, levels, is_quick=is_quick)
-        calibrator = Calibrator(
-            replayer,
-            grid_for(
-                replayer.config,
-                is_quick=is_quick,
-                pads=pads(replayer.place.kind, fusion),
-                uses_graphs=replayer.place.uses_graphs,
-            ),
-            num_drafts=key["num_speculative_tokens"],
-        )
-        with replayer.conditions(), no_garbage_collection():
-            warm_up(replayer)
-            steps = calibrator.steps(_told(on_progress, fusion))
-            bare = bare or calibrator.others()
-            calibrator.release()
-            found = in_situ(replayer, key, steps, bare, calibrator.grid)
-        others = others or found.corrected_others(bare)
-        in_situ_ratios[fusion.value] = found.ratios
-        if found.yardstick_us is not None:
-            yardsticks[fusion.value] = round(found.yardstick_us, 3)
-        rows += table_of_steps(fusion.value, found.corrected(steps))
+    asked = list(fusions) or [find_place(options.device, experiment.fusion, options.dtype).fusion]
+    refuse_other_levels(options, asked)
+    replayers = {fusion: Replayer.of(replace(experiment, fusion=fusion), options) for fusion in asked}
+    key = key_of(replayers[asked[0]], asked, is_quick=is_quick)
+    began, began_s = datetime.now(UTC), time.monotonic()
+    with memory_that_suffices():
+        levels = [
+            _measured(replayer, fusion, key, _told(on_progress, fusion))
+            for fusion, replayer in replayers.items()
+        ]
+    rows = [row for level in levels for row in level.rows()]
+    first, *_ = levels
     about = key | {
         "date": began.isoformat(timespec="seconds"),
+        "took_s": round(time.monotonic() - began_s, 1),
         "spread_fraction": _spread_fraction(rows),
-        "in_situ": in_situ_ratios,
-        "yardstick_us": yardsticks,
+        "in_situ": {level.fusion.value: level.in_situ.to_json() for level in levels},
+        "yardstick_us": {
+            level.fusion.value: round(level.in_situ.yardstick_us, 3)
+            for level in levels
+            if level.in_situ.yardstick_us is not None
+        },
     }
     target = folder or folder_of(experiment, key)
-    _write(target, _files(about, rows, others))
+    _write(target, _files(about, rows, first.in_situ.corrected_others(first.others)))
     return target
+
+
+def _measured(
+    replayer: Replayer, fusion: Fusion, key: Mapping[str, Any], told: Callable[[str], Any]
+) -> _Level:
+    place = replayer.place
+    grid = grid_for(
+        replayer.config,
+        is_quick=key["quick"],
+        pads=pads(place.kind, fusion),
+        uses_graphs=place.uses_graphs,
+    )
+    with replayer.conditions(), no_garbage_collection():
+        warm_up(replayer)
+        calibrator = Calibrator(replayer, grid, num_drafts=key["num_speculative_tokens"])
+        steps = calibrator.steps(told("steps"))
+        others = calibrator.others(told("deciding and moves"))
+        calibrator.release()
+        found = in_situ(replayer, key, steps, others, grid, told("requests"))
+    return _Level(fusion, steps, others, found)
+
+
+def refuse_other_levels(options: ReplayOptions, levels: Sequence[Fusion]) -> None:
+    """Raises ConfigError for a level of fusion that the device does not have."""
+    for level in levels:
+        place = find_place(options.device, level, options.dtype)
+        if place.fusion is not level:
+            message = f"{level.value}: {place.name} has no such level, only none and {place.fusion.value}"
+            raise ConfigError([Problem("fusion", "", message)])
+
+
+def refuse_misfit(folder: Path, replayer: Replayer) -> None:
+    """Refuse a calibration of something else than what is replayed.
+
+    Raises:
+        ConfigError: It is of another model, draft model, kind of device or dtype.
+    """
+    about, key = read_about(folder / ABOUT), key_of(replayer, (), is_quick=False)
+    names = ("model", "device_kind", "dtype", *(("draft",) if key["draft"] is not None else ()))
+    problems = [
+        Problem(str(folder / ABOUT), name, f"is {about.get(name)!r}, and {key[name]!r} is replayed")
+        for name in names
+        if about.get(name) != key[name]
+    ]
+    if problems:
+        raise ConfigError(problems)
 
 
 def find_fresh(
@@ -168,10 +211,13 @@ def read_all(folder: Path, fusions: Sequence[Fusion]) -> dict[Fusion, DeviceCali
     return {fusion: read_device_calibration(folder, fusion.value) for fusion in fusions}
 
 
-def _told(on_progress: OnProgress | None, fusion: Fusion) -> Callable[[int, int], None] | None:
+def _told(on_progress: OnProgress | None, fusion: Fusion) -> Callable[[str], OnPoint | None]:
+    """Makes for each stage of a level what is told how far that is."""
     if on_progress is None:
-        return None
-    return lambda num_done, num_all: on_progress(f"fusion {fusion.value}", num_done, num_all)
+        return lambda stage: None
+    return lambda stage: (
+        lambda num_done, num_all: on_progress(f"fusion {fusion.value}: {stage}", num_done, num_all)
+    )
 
 
 def _spread_fraction(rows: list[tuple[Any, ...]]) -> float:
@@ -184,7 +230,8 @@ def _files(
     about: Mapping[str, Any], rows: list[tuple[Any, ...]], others: Mapping[tuple[str, int], Measured]
 ) -> dict[str, str]:
     other_rows: list[tuple[Any, ...]] = [
-        (what, amount, round(measured.time_us, 3)) for (what, amount), measured in sorted(others.items())
+        (what, amount, round(measured.time_us, 3), round(measured.spread_us, 3))
+        for (what, amount), measured in sorted(others.items())
     ]
     return {
         STEPS: dump_table(STEP_COLUMNS, rows),

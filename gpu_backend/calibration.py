@@ -24,8 +24,6 @@ from gpu_backend.bench_steps import Bench, Grid, Measured
 from gpu_backend.replay import Replayer
 from gpu_backend.yardstick import Yardstick
 from sim.core.engine import EngineConfig
-from sim.core.group import GroupSchedulerConfig
-from sim.core.kv_cache import CacheConfig
 from sim.cost.calibration import COPY, SCHEDULE, SPLIT, SWAP, DeviceCalibration, curves_of
 from sim.cost.measured import grid_of
 
@@ -176,18 +174,23 @@ class Calibrator:
             passes[role, seqs, new, context] = Measured(max(first_us, 1e-3), measured.spread_us)
         return passes
 
-    def others(self) -> dict[tuple[str, int], Measured]:
+    def others(self, on_point: OnPoint | None = None) -> dict[tuple[str, int], Measured]:
         """Times by (what, amount): deciding by sequences, moves by blocks, more than one chunk by chunks."""
-        found = {}
-        for seqs in self.grid.num_seqs[1:]:
-            found[SCHEDULE, seqs] = self._bench.schedule(seqs, self.grid.num_rounds)
-        for what in (COPY, SWAP):
-            for blocks in self.grid.num_blocks:
-                measured = self._bench.moves(what, blocks, self.grid.num_rounds)
-                if measured is not None:
-                    found[what, blocks] = measured
-        for count, measured in self._bench.splits(self.grid.num_rounds).items():
-            found[SPLIT, count] = measured
+        rounds, bench = self.grid.num_rounds, self._bench
+        found: dict[tuple[str, int], Measured] = {}
+        moves = [(what, blocks) for what in (COPY, SWAP) for blocks in self.grid.num_blocks]
+        num_all = len(self.grid.num_seqs) - 1 + len(moves) + 1
+        for num_done, seqs in enumerate(self.grid.num_seqs[1:], 1):
+            found[SCHEDULE, seqs] = bench.schedule(seqs, rounds)
+            if on_point is not None:
+                on_point(num_done, num_all)
+        for num_done, (what, blocks) in enumerate(moves, len(found) + 1):
+            measured = bench.moves(what, blocks, rounds)
+            if measured is not None:
+                found[what, blocks] = measured
+            if on_point is not None:
+                on_point(num_done, num_all)
+        found |= {(SPLIT, count): measured for count, measured in bench.splits(rounds).items()}
         return found
 
 
@@ -220,10 +223,3 @@ def table_of_steps(fusion: str, steps: Mapping[Point, Measured]) -> list[tuple[A
         (role, fusion, seqs, new, context, round(found.time_us, 3), round(found.spread_us, 3))
         for (role, seqs, new, context), found in sorted(steps.items())
     ]
-
-
-def swaps(config: EngineConfig) -> bool:
-    """Whether an engine moves blocks to the host."""
-    scheduler, cache = config.scheduler, config.cache
-    has_host = isinstance(scheduler, GroupSchedulerConfig) and scheduler.num_host_blocks > 0
-    return has_host or (isinstance(cache, CacheConfig) and cache.num_offload_blocks > 0)

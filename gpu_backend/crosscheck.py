@@ -2,8 +2,8 @@
 
     pagecast crosscheck   ->  calibration (a fresh one is taken as it is)  ->  sim.crosscheck.run  ->  verdict
 
-Owns what a device adds to `sim.crosscheck`: how fast the machine was during each replay, and what a step
-launches.
+Owns which calibration is taken, and how levels of fusion are compared, with what a step of each launches. How
+fast the machine was during each replay is `device_engine.py`'s.
 """
 
 from __future__ import annotations
@@ -14,8 +14,16 @@ from pathlib import Path
 
 import numpy as np
 
-from gpu_backend.calibrate import OnProgress, calibrate, find_fresh, read_all
+from gpu_backend.calibrate import (
+    OnProgress,
+    calibrate,
+    find_fresh,
+    read_all,
+    refuse_misfit,
+    refuse_other_levels,
+)
 from gpu_backend.device_engine import DeviceEngine
+from gpu_backend.devices import Place, find_place, memory_that_suffices
 from gpu_backend.kernel_list import kernels_here
 from gpu_backend.launches import LaunchLog
 from gpu_backend.replay import Replayer, ReplayOptions
@@ -27,6 +35,7 @@ from sim.cost.kernels import Fusion
 from sim.cost.model import BYTES_PER_WEIGHT
 from sim.crosscheck.run import compare_decisions, crosscheck
 from sim.crosscheck.verdict import Crosscheck, FusionRow
+from sim.errors import ConfigError, Problem
 from sim.experiment import Experiment
 from sim.recording import Served
 from sim.run_record import RunRecord
@@ -70,23 +79,25 @@ def run_crosscheck(
     """
     replayer = Replayer.of(experiment, options.replay)
     fusion = replayer.place.fusion
-    levels = _levels(experiment, replayer)
+    levels = _levels(experiment, replayer.place)
+    refuse_misfit(folder, replayer)
     calibrations = read_all(folder, levels)
     workload = build(experiment.workload, seed=experiment.seed)
     engine = DeviceEngine(replayer, calibrations[fusion], on_replay)
-    warm_up(replayer)
-    check, _, simulated = crosscheck(experiment, workload, engine, replayer.config)
-    if len(levels) > 1:
-        chosen = [Fusion(name) for name in experiment.crosscheck.fusions]
-        compared = {level: calibrations[level] for level in chosen}
-        rows = compare_fusions(experiment, options.replay, workload, compared)
-        check = replace(check, fusions=tuple(rows))
+    with memory_that_suffices():
+        warm_up(replayer)
+        check, _, simulated = crosscheck(experiment, workload, engine, replayer.config)
+        if len(levels) > 1:
+            chosen = [Fusion(name) for name in experiment.crosscheck.fusions]
+            compared = {level: calibrations[level] for level in chosen}
+            rows = compare_fusions(experiment, options.replay, workload, compared)
+            check = replace(check, fusions=tuple(rows))
     return Found(check, replayer.as_served(engine.runs[0]), simulated, folder)
 
 
-def _levels(experiment: Experiment, replayer: Replayer) -> tuple[Fusion, ...]:
+def _levels(experiment: Experiment, place: Place) -> tuple[Fusion, ...]:
     """Levels of fusion that are replayed: the experiment's own, and those to be compared."""
-    return tuple(dict.fromkeys((replayer.place.fusion, *map(Fusion, experiment.crosscheck.fusions))))
+    return tuple(dict.fromkeys((place.fusion, *map(Fusion, experiment.crosscheck.fusions))))
 
 
 def calibration_for(
@@ -97,9 +108,14 @@ def calibration_for(
     Raises:
         ConfigError: The experiment cannot run on this device, or a new one cannot be written.
     """
+    place = find_place(options.replay.device, experiment.fusion, options.replay.dtype)
+    levels = _levels(experiment, place)
+    refuse_other_levels(options.replay, levels)
+    if experiment.speculation is not None and experiment.crosscheck.fusions:
+        message = "compares steps that decode, and with speculation there are none: take either away"
+        raise ConfigError([Problem(str(experiment.source), "crosscheck.fusions", message)])
     if options.calibration is not None:
         return options.calibration
-    levels = _levels(experiment, Replayer.of(experiment, options.replay))
     fresh = find_fresh(experiment, options.replay, levels, is_quick=options.is_quick)
     return fresh or calibrate(
         experiment, options.replay, fusions=levels, is_quick=options.is_quick, on_progress=on_progress
@@ -156,7 +172,8 @@ def _fusion_row(
 def _counted_decode_step(replayer: Replayer, workload: Workload) -> tuple[Batch, LaunchLog]:
     """The last step in which all sequences decode, and what it launched."""
     done = replayer.run(workload, counts_launches=True)
-    steps = zip(done.body.plans, done.body.executors[0].launches, strict=False)
+    plans = [plan for plan in done.body.plans if plan["replica"] == 0]
+    steps = zip(plans, done.body.executors[0].launches, strict=True)
     rows, log = next(
         (plan["rows"], log)
         for plan, log in reversed(list(steps))

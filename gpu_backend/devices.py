@@ -1,7 +1,7 @@
 """Where a replay runs: which device, by which form of the ops, with which numbers, with memory enough or not.
 
     cpu        the torch twins, in float32
-    cuda       the Triton kernels, in the model's own dtype
+    cuda       the Triton kernels, in bfloat16 unless another dtype is asked for
     interpret  the Triton kernels in Triton's interpreter: exact, and for small runs only
 
 Owns what each of these needs, and says what is missing before anything starts.
@@ -10,6 +10,9 @@ Owns what each of these needs, and says what is missing before anything starts.
 from __future__ import annotations
 
 import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
@@ -88,8 +91,16 @@ def find_place(kind: DeviceKind, fusion: Fusion | None, dtype: str | None = None
     implementation = _implementation(kind, fusion)
     if implementation is Implementation.KERNEL and not has_triton():
         raise _wrong("--device", f"{kind.value}: Triton is not installed, and its kernels are asked for")
+    if implementation is Implementation.KERNEL and is_cuda and not _has_compiler():
+        raise _wrong("--device", "cuda: Triton compiles with a C compiler, and none is found: install gcc")
     uses_graphs = is_cuda and fusion in (None, Fusion.GRAPH)
     return Place(device, implementation, numbers, uses_graphs, name, kind)
+
+
+def _has_compiler() -> bool:
+    """Whether Triton finds what it compiles its launchers with."""
+    names = (os.environ.get("CC"), "gcc", "clang", "cc")
+    return any(name is not None and shutil.which(name) is not None for name in names)
 
 
 def pads(kind: DeviceKind, fusion: Fusion) -> bool:
@@ -129,6 +140,22 @@ def check_room(place: Place, needed_bytes: int, what: str) -> None:
             f"{what} needs {needed_bytes / 2**30:.2f} GiB and {place.name} has {available / 2**30:.2f} GiB "
             "left: set fewer blocks",
         )
+
+
+@contextmanager
+def memory_that_suffices() -> Iterator[None]:
+    """Turns memory that runs out into bad input.
+
+    Raises:
+        ConfigError: It did.
+    """
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        what = str(error).splitlines()[0] if str(error) else "out of memory"
+        raise _wrong("engine.num_gpu_blocks_override", f"{what}: set fewer blocks") from error
 
 
 def is_out_of_memory(error: BaseException) -> bool:

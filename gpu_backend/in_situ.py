@@ -1,14 +1,15 @@
 """The last part of a calibration: steps where they belong, in a replay of the calibrator's own requests.
 
 Steps of a grid follow steps like them; in a replay there is scheduling and bookkeeping in between, which
-takes the processor's caches. So some requests of no particular workload are served, and what their steps
-took is held against the grid: one ratio for each kind of step, and a line for deciding, whose code has been
-out of the caches too. The yardstick is taken here as well, in the surroundings in which replays will take it.
+takes the processor's caches. So some requests of no particular workload are served, one after the other, two
+at once, and so on, and what their steps took is held against the grid: a ratio for each kind of step and
+number of sequences, and a line for deciding, whose code has been out of the caches too. The yardstick is
+taken here as well, in the surroundings in which replays will take it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -24,11 +25,16 @@ from sim.crosscheck.run import compare_decisions
 from workloads.spec import Workload
 
 DECODE, PROMPTS, VERIFY, DRAFT = "decode", "prefill", "verify", "draft"
+KINDS = (DECODE, PROMPTS, VERIFY, DRAFT)
 SEED = 0x1A5170
 Other = tuple[str, int]
 """A place of `others.csv`: what, amount."""
-_CONCURRENCIES = (1, 3, 8)
-_FEWEST_STEPS = 5
+Ratios = Mapping[int, float]
+"""Measured over the grid's by number of sequences, those between by a line, those beyond as the outermost."""
+OnRequest = Callable[[int, int], None]
+"""Told how many requests are served, of how many."""
+_CONCURRENCIES = (1, 2, 4, 8)
+_FEWEST_STEPS = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,18 +42,21 @@ class InSitu:
     """What a replay of the calibrator's own requests said.
 
     Attributes:
-        ratios: Measured over the grid's, by kind of step; 1 where there were too few.
+        ratios: By kind of step; none where there were too few.
         deciding: Measured is so many times the curve's, and so many microseconds.
         yardstick_us: Mean of the yardstick meanwhile; None where there is none.
     """
 
-    ratios: Mapping[str, float]
+    ratios: Mapping[str, Ratios]
     deciding: tuple[float, float]
     yardstick_us: float | None
 
     def corrected(self, steps: Mapping[Point, Measured]) -> dict[Point, Measured]:
         """The grid's steps as they are in a replay."""
-        return {point: _times(measured, self.ratios[_kind(point)]) for point, measured in steps.items()}
+        return {
+            point: _times(measured, _ratio_at(self.ratios[_kind(point)], point[1]))
+            for point, measured in steps.items()
+        }
 
     def corrected_others(self, others: Mapping[Other, Measured]) -> dict[Other, Measured]:
         """Deciding as it is in a replay; all else as it was."""
@@ -59,6 +68,13 @@ class InSitu:
             for place, found in others.items()
         }
 
+    def to_json(self) -> dict[str, Any]:
+        """Plain data, for `calibration.json`."""
+        return {
+            **{kind: {str(seqs): ratio for seqs, ratio in of.items()} for kind, of in self.ratios.items()},
+            "deciding": list(self.deciding),
+        }
+
 
 def in_situ(
     replayer: Replayer,
@@ -66,32 +82,51 @@ def in_situ(
     steps: Mapping[Point, Measured],
     others: Mapping[Other, Measured],
     grid: Grid,
+    on_request: OnRequest | None = None,
 ) -> InSitu:
     """Serve some requests at each concurrency, and hold their steps against a grid's."""
-    calibration = calibration_of(about, steps, others, pads=grid.pads)
-    engine = DeviceEngine(replayer, calibration)
-    taken: dict[str, list[tuple[float, float]]] = {}
+    engine = DeviceEngine(replayer, calibration_of(about, steps, others, pads=grid.pads))
+    taken: dict[str, list[tuple[int, float, float]]] = {kind: [] for kind in KINDS}
     decided: list[tuple[float, float]] = []
-    for number, concurrency in enumerate(_CONCURRENCIES):
-        workload = _requests(replayer, grid.num_requests, concurrency, SEED + number)
+    workloads = [_requests(replayer, grid.num_requests, each, SEED + each) for each in _CONCURRENCIES]
+    num_done, num_all = 0, sum(len(workload.arrival_ns) for workload in workloads)
+    for workload in workloads:
         replay = engine(workload)
         _, lockstep = compare_decisions(replayer.experiment, workload, replay, replayer.config)
-        steps_of = zip(lockstep.kinds, lockstep.predicted, replay.parts, strict=True)
-        for kind, predicted, measured in steps_of:
-            taken.setdefault(kind, []).append((predicted.model_ns, measured.model_ns))
-            taken.setdefault(DRAFT, []).append((predicted.draft_ns, measured.draft_ns))
+        steps_of = zip(lockstep.kinds, replay.plans, lockstep.predicted, replay.parts, strict=True)
+        for kind, plan, predicted, measured in steps_of:
+            num_seqs = len(plan["rows"])
+            taken[kind].append((num_seqs, predicted.model_ns, measured.model_ns))
+            taken[DRAFT].append((num_seqs, predicted.draft_ns, measured.draft_ns))
             decided.append((predicted.schedule_ns, measured.schedule_ns))
-    kinds = (DECODE, PROMPTS, VERIFY, DRAFT)
-    ratios = {kind: round(_ratio(taken.get(kind, [])), 4) for kind in kinds}
+        num_done += len(workload.arrival_ns)
+        if on_request is not None:
+            on_request(num_done, num_all)
+    ratios = {kind: ratios_by_seqs(found, tells_apart=kind != PROMPTS) for kind, found in taken.items()}
     yardsticks = [run.body.yardstick for run in engine.runs if run.body.yardstick is not None]
     return InSitu(ratios, line_through(decided), mean_us(yardsticks))
 
 
-def _ratio(pairs: list[tuple[float, float]]) -> float:
-    predicted, measured = np.array(pairs).T.reshape(2, -1) if pairs else np.zeros((2, 0))
-    if len(predicted) < _FEWEST_STEPS or not predicted.sum():
-        return 1.0
-    return float(measured.sum() / predicted.sum())
+def ratios_by_seqs(steps: Sequence[tuple[int, float, float]], *, tells_apart: bool = True) -> Ratios:
+    """Measured over predicted, where there are steps enough of a number of sequences.
+
+    Args:
+        steps: Sequences, predicted and measured time of each.
+        tells_apart: Whether numbers of sequences are; else there is one ratio, of all steps.
+    """
+    by_seqs: dict[int, list[tuple[float, float]]] = {}
+    for num_seqs, predicted, measured in steps:
+        if predicted:
+            by_seqs.setdefault(num_seqs if tells_apart else 1, []).append((predicted, measured))
+    return {
+        num_seqs: round(sum(measured for _, measured in found) / sum(each for each, _ in found), 4)
+        for num_seqs, found in sorted(by_seqs.items())
+        if len(found) >= _FEWEST_STEPS
+    }
+
+
+def _ratio_at(ratios: Ratios, num_seqs: int) -> float:
+    return float(np.interp(num_seqs, list(ratios), list(ratios.values()))) if ratios else 1.0
 
 
 def line_through(pairs: list[tuple[float, float]]) -> tuple[float, float]:

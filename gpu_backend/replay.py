@@ -18,7 +18,7 @@ import csv
 import io
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -231,12 +231,25 @@ def _faults_of(experiment: Experiment, clock: Clock) -> Iterator[tuple[str, str]
     speculation = experiment.speculation
     if not isinstance(experiment.engine.cache, CacheConfig):
         yield "engine.kv_allocation", "contiguous memory is simulated only: a replay needs paged"
+    yield from _ignored_settings(experiment.settings)
     if experiment.tensor_parallel_size > 1 or experiment.pipeline_parallel_size > 1:
         yield "parallelism", "a replay runs on one device: set every size to 1"
     if speculation is not None and speculation.proposer is not Proposer.DRAFT_MODEL:
         yield "speculation.proposer", "a replay drafts with a draft model only: set draft_model"
     if clock is Clock.WALL and experiment.cluster.num_replicas > 1:
         yield "cluster.replicas", "replicas would wait for each other in real time: use --clock measured"
+
+
+def _ignored_settings(settings: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """What a simulation goes by and this engine would not."""
+    engine = settings["engine"]
+    if engine.get("kv_cache_dtype", "auto") != "auto":
+        yield "engine.kv_cache_dtype", "a replay keeps keys and values in the model's numbers: say auto"
+    if engine.get("quantization") is not None:
+        yield "engine.quantization", "a replay's weights are as they were loaded: leave it out"
+    for section in ("swap", "offload"):
+        if settings.get(section, {}).get("overlap"):
+            yield f"{section}.overlap", "a replay waits for its moves: say false"
 
 
 def _attachments(body: DeviceBody, experiment: Experiment) -> dict[str, bytes]:

@@ -2,16 +2,17 @@
 
 A sequence's draws are keyed by the seed, its request and its sample, one draw for each place of its output,
 so neither scheduling nor the number of drafts can change them: a draft for place p is kept if the draw at p
-is below the rate that holds there, and all drafts before it in the same run were kept.
+is below the rate that holds there, and all drafts before it in the same round were kept. A round is the
+drafts of one sequence and their verification in one step.
 
     output place        4   5   6   7   8   9
     draws kept          x   x   .   x   x   x        three drafts at 4: two kept, 6 is recovered, then 7, 8, 9
 
     constant      one rate everywhere (independent and identically distributed, as Leviathan et al. assume)
-    per_position  a rate for the first, second, ... draft of a run
+    per_position  a rate for the first, second, ... draft of a round
     per_request   each request has a rate of its own, from a beta distribution
     runs          easy and hard stretches alternate along each output, of geometric length
-    recorded      accepted counts from a file, run after run
+    recorded      accepted counts from a file, round after round
 
 Refuses to know who proposes, and what that costs.
 """
@@ -32,7 +33,7 @@ _STREAM = 0xACCE
 
 
 class AcceptanceModel(Protocol):
-    """Says how many drafts of a run are kept."""
+    """Says how many drafts of a round are kept."""
 
     def num_accepted(self, seq: TokenSequence, num_drafts: int) -> int:
         """Of so many drafts for the next places of an output: how many, from the first, are kept."""
@@ -51,7 +52,7 @@ class Constant:
 
 @dataclass(frozen=True, slots=True)
 class PerPosition:
-    """The rate of each draft of a run, the last one for all further drafts."""
+    """The rate of each draft of a round, the last one for all further drafts."""
 
     rates: tuple[float, ...]
 
@@ -94,9 +95,17 @@ class Runs:
 
 @dataclass(frozen=True, slots=True)
 class Recorded:
-    """Accepted counts of each sample's runs, by (request, sample)."""
+    """Accepted counts of each sample's rounds, by (request, sample).
+
+    Attributes:
+        prior: Rate that is expected before any draft was looked at, where their number is adaptive.
+        otherwise: Rate by which is drawn what was not recorded: further rounds; one that kept more than is
+            drafted now keeps all. None: a recording has to say everything.
+    """
 
     counts: Mapping[tuple[int, int], tuple[int, ...]]
+    prior: float = 0.7
+    otherwise: float | None = None
 
 
 AcceptanceLaw = Constant | PerPosition | PerRequest | Runs | Recorded
@@ -110,7 +119,7 @@ def make_acceptance(law: AcceptanceLaw, seed: int) -> AcceptanceModel:
     """The model that a law describes; one for each replica."""
     match law:
         case Recorded():
-            return RecordedAcceptance(law)
+            return RecordedAcceptance(law, seed)
         case PerPosition():
             return _ByPosition(law, seed)
         case _:
@@ -130,7 +139,7 @@ def expected_rate(law: AcceptanceLaw) -> float:
             whole = law.easy_tokens + law.hard_tokens
             return (law.easy_rate * law.easy_tokens + law.hard_rate * law.hard_tokens) / whole
         case Recorded():
-            return 0.7
+            return law.prior
 
 
 class DrawnAcceptance:
@@ -188,7 +197,7 @@ class DrawnAcceptance:
 
 
 class _ByPosition:
-    """Draws as above, held against the rate of the draft's place in its run."""
+    """Draws as above, held against the rate of the draft's place in its round."""
 
     __slots__ = ("_draws", "_rates", "_seed")
 
@@ -219,22 +228,30 @@ class _ByPosition:
 
 
 class RecordedAcceptance:
-    """What was recorded, run after run."""
+    """What was recorded, round after round."""
 
-    __slots__ = ("_counts", "_next")
+    __slots__ = ("_counts", "_next", "_otherwise")
 
-    def __init__(self, recorded: Recorded) -> None:
+    def __init__(self, recorded: Recorded, seed: int = 0) -> None:
         self._counts = recorded.counts
         self._next: dict[tuple[int, int], int] = {}
+        rate = recorded.otherwise
+        self._otherwise = DrawnAcceptance(Constant(rate), seed) if rate is not None else None
 
     def num_accepted(self, seq: TokenSequence, num_drafts: int) -> int:
         """See `AcceptanceModel`.
 
         Raises:
-            RecordingTooShortError: No run of this sequence is left, or it kept more than is drafted now.
+            RecordingTooShortError: No round of this sequence is left, or it kept more than is drafted now,
+                and nothing is said of what happens otherwise.
         """
         key = (int(seq.request.request_id), seq.sample)
         counts, at = self._counts.get(key, ()), self._next.get(key, 0)
+        if self._otherwise is not None:
+            self._next[key] = at + 1
+            if at < len(counts):
+                return min(counts[at], num_drafts)
+            return self._otherwise.num_accepted(seq, num_drafts)
         if at >= len(counts):
             raise RecordingTooShortError(
                 f"request {key[0]}, sample {key[1]}: {len(counts)} runs are recorded, and it needs more"

@@ -2,7 +2,7 @@
 
     {"num_speculative_tokens": 4, "accepted": {"0": [[3, 0, 4]], "1": [[2, 2], [1]]}}
 
-By request (its place in the workload) one list for each sample: drafts kept in its first, second, ... run.
+By request (its place in the workload) one list for each sample: drafts kept in its first, second, ... round.
 """
 
 from __future__ import annotations
@@ -56,10 +56,10 @@ def dump_recorded(counts: Mapping[tuple[int, int], tuple[int, ...]], num_specula
 def check_recorded(recorded: Recorded, path: Path, workload: Workload, num_speculative_tokens: int) -> None:
     """Whether a recording lasts as long as a workload does, before anything is run.
 
-    A run of `a` accepted drafts gives `a + 1` tokens; the first token comes out of the prompt.
+    A round of `a` accepted drafts gives `a + 1` tokens; the first token comes out of the prompt.
 
     Raises:
-        ConfigError: A request is not in it, its runs end too soon, or a run kept more than is drafted.
+        ConfigError: A request is not in it, its rounds end too soon, or a round kept more than is drafted.
     """
     for request, num_tokens in enumerate(workload.output_tokens.tolist()):
         for sample in range(workload.num_samples):

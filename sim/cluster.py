@@ -27,7 +27,7 @@ from sim.executor import SimExecutor
 from sim.links import HostTraffic
 from sim.recorder import Recorder
 from sim.router import RouterKind, make_router
-from sim.speculation import Speculation, Speculator
+from sim.speculation import DraftCounter, Speculation, SpeculationCost, Speculator
 from sim.victim_cost import CheaperOfTwo
 from workloads.spec import RequestSpec, Workload
 
@@ -90,6 +90,8 @@ class Physics:
         beams: How often beams change parents; None: never.
         speculation: What is drafted and kept; None: nothing.
         draft_cost: Step times of the draft model, where there is one.
+        decides_by: By whose times an engine decides what depends on them (an adaptive number of drafts,
+            swapping a victim or not); None: by these.
     """
 
     cost: CostModel
@@ -97,6 +99,7 @@ class Physics:
     beams: BeamLaw | None = None
     speculation: Speculation | None = None
     draft_cost: CostModel | None = None
+    decides_by: Physics | None = None
 
     def clock(self) -> simpy.Environment:
         """Simulated time: it takes none."""
@@ -104,8 +107,10 @@ class Physics:
 
     def core(self, config: EngineConfig) -> EngineCore:
         """The brain of a replica; whether a victim is swapped or recomputed follows from the step times."""
-        traffic = self.traffic
-        return EngineCore(config, CheaperOfTwo(traffic.moves, self.cost) if traffic is not None else None)
+        times = self.decides_by or self
+        if times.traffic is None:
+            return EngineCore(config)
+        return EngineCore(config, CheaperOfTwo(times.traffic.moves, times.cost))
 
     def executor(self, core: EngineCore, timeline: Timeline) -> SimExecutor:
         """Predicts, whoever asks and whenever."""
@@ -113,7 +118,10 @@ class Physics:
         beams = BeamChanges(self.beams) if self.beams is not None else None
         speculator = None
         if self.speculation is not None:
-            speculator = Speculator(self.speculation, self.cost, self.draft_cost)
+            times = self.decides_by or self
+            by = SpeculationCost(self.speculation, times.cost, times.draft_cost)
+            counter = DraftCounter(self.speculation, by)
+            speculator = Speculator(self.speculation, self.cost, self.draft_cost, counter)
         return SimExecutor(self.cost, moves, beams, speculator)
 
 

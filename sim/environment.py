@@ -31,7 +31,7 @@ class Facts:
     seed: int
     command_line: Sequence[str]
     inputs: Sequence[Path]
-    """Files whose content the result depends on: the experiment file, traces, catalogue files of the user."""
+    """Files whose content the result depends on: the experiment file and what it names of the user's."""
     started: datetime
     """With a time zone."""
     cpu_s: float

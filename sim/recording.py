@@ -13,15 +13,16 @@ from typing import Any
 from sim.bench_file import traffic_of
 from sim.cluster import Progress
 from sim.confidence import basis_of, with_band
-from sim.cost.calibration import CalibratedCost
+from sim.config.catalog import is_path
+from sim.cost.calibration import ABOUT, OTHERS, STEPS, guesses_of
 from sim.environment import Facts, collect_environment
 from sim.errors import ConfigError, Problem
 from sim.experiment import Experiment
 from sim.metrics import Identity, summarize
 from sim.results import Run, unique_run_name, write_run
 from sim.run_record import RunRecord
-from sim.simulation import experiment_cost, simulate
-from workloads.generate import build
+from sim.simulation import experiment_cost, experiment_draft_cost, simulate
+from workloads.generate import WorkloadConfig, build
 from workloads.servegen import ServeGenWorkload
 from workloads.spec import Workload
 from workloads.synthetic import SyntheticWorkload
@@ -47,9 +48,12 @@ Serve = Callable[[Experiment, Workload, Progress | None], Served]
 
 def simulated(experiment: Experiment, workload: Workload, on_progress: Progress | None) -> Served:
     """Serve a workload by simulation; what step times had to be guessed is noted."""
-    cost = experiment_cost(experiment)
-    record = simulate(experiment, workload=workload, cost=cost, on_progress=on_progress)
-    return Served(record, notes=cost.warnings if isinstance(cost, CalibratedCost) else ())
+    cost, draft_cost = experiment_cost(experiment), experiment_draft_cost(experiment)
+    record = simulate(
+        experiment, workload=workload, cost=cost, draft_cost=draft_cost, on_progress=on_progress
+    )
+    moves = experiment.traffic.moves if experiment.traffic is not None else None
+    return Served(record, notes=guesses_of(cost, draft_cost, moves))
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,14 +169,28 @@ def _fault_of(folder: Path) -> str | None:
 
 
 def inputs_of(experiment: Experiment) -> list[Path]:
-    """Files the result depends on."""
-    workload = experiment.workload
-    inputs = [experiment.source]
+    """Files the result depends on: the experiment's own, and all that it names."""
+    return [experiment.source, *_workload_files(experiment.workload), *_named_files(experiment.settings)]
+
+
+def _workload_files(workload: WorkloadConfig) -> list[Path]:
     match workload:
         case SyntheticWorkload():
-            pass
+            return []
         case ServeGenWorkload():
-            inputs += sorted(workload.folder.glob("chunk-*"))
+            return sorted(workload.folder.glob("chunk-*"))
         case _:
-            inputs.append(workload.path)
-    return inputs
+            return [workload.path]
+
+
+def _named_files(settings: Mapping[str, Any]) -> list[Path]:
+    """Of the user's: models, hardware, recorded acceptance, calibration; paths are absolute once read."""
+    speculation, step_time = (settings.get(section) or {} for section in ("speculation", "step_time"))
+    references = [settings["model"], settings["hardware"], speculation.get("draft_model")]
+    files = [Path(name) for name in references if name is not None and is_path(name)]
+    recorded = speculation.get("acceptance", {}).get("path")
+    if recorded is not None:
+        files.append(Path(recorded))
+    if "calibration" in step_time:
+        files += [Path(step_time["calibration"]) / name for name in (ABOUT, STEPS, OTHERS)]
+    return files

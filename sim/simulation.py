@@ -31,6 +31,7 @@ def simulate(
     *,
     workload: Workload | None = None,
     cost: CostModel | None = None,
+    draft_cost: CostModel | None = None,
     on_progress: Progress | None = None,
 ) -> RunRecord:
     """Simulate an experiment.
@@ -39,6 +40,7 @@ def simulate(
         experiment: What to simulate.
         workload: Its workload, if that has been made already.
         cost: Step times; None: those of its model on its GPU.
+        draft_cost: Likewise of its draft model.
         on_progress: Called now and then with simulated nanoseconds, requests ended, requests in all.
 
     Raises:
@@ -51,7 +53,8 @@ def simulate(
     if cost is None:
         cost = experiment_cost(experiment)
     _check_recording(experiment, workload)
-    draft_cost = experiment_draft_cost(experiment)
+    if draft_cost is None:
+        draft_cost = experiment_draft_cost(experiment)
     physics = Physics(cost, experiment.traffic, experiment.beams, experiment.speculation, draft_cost)
     return run(workload, experiment.engine, physics, experiment.cluster, on_progress)
 

@@ -182,7 +182,7 @@ class DraftCounter:
         self._num_accepted = _PRIOR_DRAFTS * expected_rate(config.acceptance)
 
     def note(self, num_drafts: int, num_kept: int) -> None:
-        """A run of so many drafts kept so many; the first refused one was looked at, those after it not."""
+        """A round of so many drafts kept so many; the first refused one was looked at, those after it not."""
         self._num_tested += min(num_kept + 1, num_drafts)
         self._num_accepted += num_kept
 
@@ -205,10 +205,23 @@ class Speculator:
 
     __slots__ = ("_acceptance", "_cost", "_counter")
 
-    def __init__(self, config: Speculation, target: CostModel, draft: CostModel | None = None) -> None:
-        """Speculate with the step times of the target and, where there is one, of the draft model."""
+    def __init__(
+        self,
+        config: Speculation,
+        target: CostModel,
+        draft: CostModel | None = None,
+        counter: DraftCounter | None = None,
+    ) -> None:
+        """Speculate with the step times of the target and, where there is one, of the draft model.
+
+        Args:
+            config: What is drafted and kept.
+            target: Step times.
+            draft: Likewise, of the draft model; None: there is none.
+            counter: Says how much is drafted; None: one that goes by these times.
+        """
         self._cost = SpeculationCost(config, target, draft)
-        self._counter = DraftCounter(config, self._cost)
+        self._counter = counter if counter is not None else DraftCounter(config, self._cost)
         self._acceptance = make_acceptance(config.acceptance, config.seed)
 
     def speculate(self, plan: StepPlan) -> Speculated:

@@ -1,7 +1,7 @@
 """Closed forms of speculative decoding (Leviathan, Kalman, Matias 2023, arXiv 2211.17192).
 
 Throughout: `rate` (alpha) is the probability that a draft is kept, independent of all others; `num_drafts`
-(gamma) are proposed in each run; `draft_cost` (c) is the time of one draft step over that of one target
+(gamma) are proposed in each round; `draft_cost` (c) is the time of one draft step over that of one target
 step, `draft_operations` (c-hat) the same of operations.
 """
 
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 
 def expected_tokens(rate: float, num_drafts: int) -> float:
-    """Tokens of a run: the drafts that are kept, and one more (equation 1)."""
+    """Tokens of a round: the drafts that are kept, and one more (equation 1)."""
     if rate == 1:
         return num_drafts + 1
     return (1 - rate ** (num_drafts + 1)) / (1 - rate)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from sim.core.engine import EngineConfig, PlanDetail
 from sim.cost.calibration import (
@@ -43,7 +44,10 @@ class StepTimes:
         if isinstance(self.target, FixedCost):
             return "given in the experiment file (step_time)"
         spread = 100 * self.target.about.get("spread_fraction", 0.0)
-        return f"measured on {self.target.name}; single steps repeated within {spread:.1f} % there"
+        return (
+            f"measured on {self.target.name}, fusion {self.target.fusion}; single steps repeated within "
+            f"{spread:.1f} % there"
+        )
 
     def target_cost(self) -> CostModel:
         """Of the model; one of its own for each run, since it remembers what lay outside."""
@@ -76,13 +80,23 @@ def draft_cost(calibration: DeviceCalibration, factor: float = 1.0) -> Calibrate
     return CalibratedCost(alone, factor)
 
 
-def calibrated_step_times(folder: Path, fusion: str, needs_draft: bool) -> StepTimes:
+def calibrated_step_times(folder: Path, fusion: str, model: Any, needs_draft: bool) -> StepTimes:
     """Of a calibration's folder, at the level of fusion that was asked for, or the only one there is.
 
+    Args:
+        folder: The calibration.
+        fusion: The experiment's level.
+        model: The experiment's, as its file names it.
+        needs_draft: Whether a draft model's times are needed.
+
     Raises:
-        ConfigError: It is no calibration, or lacks that level, or the draft model.
+        ConfigError: It is no calibration, is of another model, or lacks that level, or the draft model.
     """
-    levels = read_about(folder / ABOUT)["fusions"]
+    about = read_about(folder / ABOUT)
+    if about["model"] != model:
+        message = f"was made of {about['model']}, and the experiment's model is {model}: calibrate that"
+        raise ConfigError([Problem(str(folder / ABOUT), "model", message)])
+    levels = about["fusions"]
     calibration = read_device_calibration(folder, levels[0] if len(levels) == 1 else fusion)
     if needs_draft and calibration.draft is None:
         message = "was made without a draft model: calibrate this experiment"

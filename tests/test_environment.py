@@ -8,7 +8,20 @@ import subprocess
 from datetime import UTC, datetime
 from pathlib import Path
 
+from sim.config import load_experiment
 from sim.environment import Facts, collect_environment, git_state, peak_memory_bytes
+from sim.recording import inputs_of
+from tests.command_line import EXPERIMENT, pagecast
+from tests.cost.test_calibration import write as write_calibration
+
+REPO = Path(__file__).resolve().parent.parent
+CATALOG = REPO / "sim" / "catalog"
+NAMES_FILES = """
+speculation:
+  draft_model: ./draft.yaml
+  acceptance: {kind: recorded, path: accepted.json}
+step_time: {calibration: calibration}
+"""
 
 
 def git(folder: Path, *arguments: str) -> None:
@@ -31,6 +44,53 @@ def test_everything_a_stranger_needs_to_repeat_the_run_is_there(tmp_path: Path) 
     assert environment["started"] == "2026-01-02T00:00:00.000+00:00"
     assert environment["wall_s"] > 0
     assert json.loads(json.dumps(environment)) == environment
+
+
+def _copies(folder: Path) -> None:
+    """Files of the user's own, as an experiment may name them."""
+    for copy, original in (
+        ("gpu.yaml", CATALOG / "hardware" / "a100-80gb-sxm.yaml"),
+        ("model.yaml", CATALOG / "models" / "shakespeare-4.7m.yaml"),
+        ("draft.yaml", CATALOG / "models" / "shakespeare-0.5m.yaml"),
+        ("hub/config.json", REPO / "gpu_backend" / "checkpoints" / "target" / "config.json"),
+    ):
+        (folder / copy).parent.mkdir(exist_ok=True)
+        (folder / copy).write_bytes(original.read_bytes())
+    (folder / "accepted.json").write_text('{"num_speculative_tokens": 4, "accepted": {}}')
+    write_calibration(folder, model=str(folder / "model.yaml"), draft=str(folder / "draft.yaml"))
+
+
+def _named(text: str, folder: Path) -> list[str]:
+    path = folder / "own.yaml"
+    path.write_text(text.replace("a100-80gb-sxm", "./gpu.yaml"))
+    return [str(file.relative_to(folder)) for file in inputs_of(load_experiment(path))]
+
+
+def test_every_file_that_an_experiment_names_is_an_input(tmp_path: Path) -> None:
+    _copies(tmp_path)
+    own_model = EXPERIMENT.replace("llama-3-8b", "./model.yaml")
+    assert _named(own_model, tmp_path) == ["own.yaml", "model.yaml", "gpu.yaml"]
+    of_a_folder = EXPERIMENT.replace("llama-3-8b", "{hf_config: hub}")
+    assert _named(of_a_folder, tmp_path) == ["own.yaml", "hub/config.json", "gpu.yaml"]
+    drafts = ["draft.yaml", "accepted.json"]
+    calibration = [f"calibration/{name}" for name in ("calibration.json", "steps.csv", "others.csv")]
+    expected = ["own.yaml", "model.yaml", "gpu.yaml", *drafts, *calibration]
+    assert _named(own_model + NAMES_FILES, tmp_path) == expected
+
+
+def test_names_in_the_catalogue_are_no_files_of_the_user(tmp_path: Path) -> None:
+    (tmp_path / "own.yaml").write_text(EXPERIMENT)
+    assert inputs_of(load_experiment(tmp_path / "own.yaml")) == [tmp_path / "own.yaml"]
+
+
+def test_inputs_are_written_with_what_their_bytes_come_to(tmp_path: Path) -> None:
+    _copies(tmp_path)
+    (tmp_path / "own.yaml").write_text(EXPERIMENT.replace("llama-3-8b", "./model.yaml"))
+    out = tmp_path / "run"
+    pagecast("simulate", str(tmp_path / "own.yaml"), "--no-plots", "--quiet", "--out", str(out))
+    inputs = json.loads((out / "environment.json").read_text())["inputs"]
+    content = (tmp_path / "model.yaml").read_bytes()
+    assert inputs[str(tmp_path / "model.yaml")] == hashlib.sha256(content).hexdigest()
 
 
 def test_memory_is_told_in_bytes() -> None:

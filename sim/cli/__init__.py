@@ -3,7 +3,8 @@
     app.py                  the command, its exit codes, options that are shared
     simulator_commands.py   what each command without an engine takes
     engine_commands.py      and each about an engine
-    the rest                what they do, a module a command
+    console.py              what is printed around them: bars of progress, warnings
+    the rest                what they do: a module for each command, or for a few that are alike
 
 Each command is a thin wrapper over a Python function, imported when it is called, so that `--help` is quick.
 Results go to standard output, everything else to standard error. Exit codes: 0 fine, 1 the answer is no,

@@ -71,9 +71,17 @@ def crosscheck_one(check: Check, *, as_json: bool) -> bool:
     with progress(experiment.name, shown=request.shows_progress) as on_replay:
         found = run_crosscheck(experiment, options, calibration, on_replay)
 
+    facts = found.check.environment
+    simulation = Served(
+        found.simulated,
+        environment={name: facts[name] for name in ("calibration", "machine_slowdown") if name in facts},
+        is_predicted=False,  # not by what the experiment's file says of the hardware
+        notes=(f"step times: {found.calibration}, for a machine as fast as it was", *found.check.warnings),
+    )
+
     def write_runs(inside: Path) -> None:
         write_served(inside / "replay", experiment, found.replayed, with_plots=False)
-        write_served(inside / "simulation", experiment, Served(found.simulated), with_plots=False)
+        write_served(inside / "simulation", experiment, simulation, with_plots=False)
 
     page = write_crosscheck(folder, found.check, write_runs, with_pictures=request.with_plots)
     warn((*experiment.warnings, *found.check.warnings))

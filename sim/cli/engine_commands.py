@@ -24,14 +24,22 @@ class _Clock(StrEnum):
     WALL = "wall"
 
 
-_Where = Annotated[_Device, typer.Option(help="Where; auto: a CUDA card if there is one.")]
+_Where = Annotated[
+    _Device,
+    typer.Option(
+        help="Where; auto: a CUDA card if there is one; interpret: the Triton kernels on a CPU, which needs "
+        "TRITON_INTERPRET=1 in the environment."
+    ),
+]
 _ModelFolder = Annotated[
     Path | None, typer.Option(metavar="DIR", help="Weights of the model, in the Hugging Face layout.")
 ]
 _DraftFolder = Annotated[
     Path | None, typer.Option(metavar="DIR", help="Weights of the draft model, likewise.")
 ]
-_Quick = Annotated[bool, typer.Option("--quick", help="A coarser calibration: under a minute on two cores.")]
+_Quick = Annotated[
+    bool, typer.Option("--quick", help="A coarser calibration: under a minute for a small model.")
+]
 
 
 @app.command()
@@ -86,7 +94,11 @@ def calibrate(
     draft_folder: _DraftFolder = None,
     out: Annotated[
         Path | None,
-        typer.Option(metavar="DIR", help="Folder to write. Default: results/calibrations/<name>-<device>."),
+        typer.Option(
+            metavar="DIR",
+            help="Folder to write. Default: results/calibrations/<name>-<device>, with -quick behind it "
+            "for --quick.",
+        ),
     ] = None,
     quiet: Quiet = False,
 ) -> None:

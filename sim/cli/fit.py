@@ -6,6 +6,7 @@ Tables of kernels become its `curves:` section, a calibration of whole steps som
 
 from __future__ import annotations
 
+import csv
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
@@ -41,11 +42,11 @@ _FIGURES = {
 
 @dataclass(frozen=True, slots=True)
 class StepsOf:
-    """Which rows of a calibration to fit to, and what they were measured on; `model` None: not said."""
+    """Which rows of a calibration to fit to, and what they were measured on; None: not said."""
 
     model: str | None = None
     role: str = "target"
-    fusion: str = "graph"
+    fusion: str | None = None
 
 
 def fit_tables(tables: Sequence[Path], hardware: str, out: Path, steps_of: StepsOf | None = None) -> None:
@@ -105,10 +106,9 @@ def _fit_calibration(path: Path, gpu: Gpu, steps_of: StepsOf) -> StepFit:
     if steps_of.role not in ROLES:
         message = f"{steps_of.role!r} is not {' or '.join(ROLES)}: only their rows are steps of one model"
         raise ConfigError([Problem("--role", "", message)])
-    if steps_of.fusion not in {fusion.value for fusion in Fusion}:
-        raise ConfigError([Problem("--fusion", "", f"{steps_of.fusion!r} is not none, fused or graph")])
-    calibration = read_calibration(path, model_role=steps_of.role, fusion=steps_of.fusion)
-    steps = MeasuredSteps.of(calibration, model, Fusion(steps_of.fusion))
+    fusion = _fusion_of(path, steps_of.fusion)
+    calibration = read_calibration(path, model_role=steps_of.role, fusion=fusion.value)
+    steps = MeasuredSteps.of(calibration, model, fusion)
     try:
         found = fit_steps(steps, gpu, path.name)
     except ValueError as error:
@@ -117,6 +117,36 @@ def _fit_calibration(path: Path, gpu: Gpu, steps_of: StepsOf) -> StepFit:
     for name in found.undetermined:
         sys.stderr.write(f"{path.name}: does not determine {_FIGURES[name]}: it stays as it was\n")
     return found
+
+
+def _fusion_of(path: Path, asked: str | None) -> Fusion:
+    """The level that was asked for, or the only one that a calibration has.
+
+    Raises:
+        ConfigError: It has not that one, or several.
+    """
+    if asked is not None and asked not in {fusion.value for fusion in Fusion}:
+        raise ConfigError([Problem("--fusion", "", f"{asked!r} is not none, fused or graph")])
+    measured = _levels_of(path)
+    if not measured:
+        return Fusion(asked or "graph")  # whoever reads the rows says what is wrong with them
+    if asked is None and len(measured) > 1:
+        message = f"say which: {path} was measured at {' and '.join(measured)}"
+        raise ConfigError([Problem("--fusion", "", message)])
+    if asked is not None and asked not in measured:
+        message = f"{path} was measured at {' and '.join(measured)}, not at {asked}"
+        raise ConfigError([Problem("--fusion", "", message)])
+    return Fusion(asked or measured[0])
+
+
+def _levels_of(path: Path) -> list[str]:
+    """Levels of fusion that rows of a calibration name; none where it cannot be read."""
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            named = {row.get("fusion") for row in csv.DictReader(file)}
+    except (OSError, UnicodeDecodeError, csv.Error):
+        return []
+    return [fusion.value for fusion in Fusion if fusion.value in named]
 
 
 def _figures_of(found: StepFit) -> dict[str, Any]:

@@ -17,14 +17,20 @@ from sim.experiment import Experiment
 _US, _MB, _GFLOP = 1e3, 1e6, 1e9
 
 
-def print_kernels(config: Path, overrides: tuple[str, ...], batch: Batch, fusion: Fusion) -> None:
+def print_kernels(config: Path, overrides: tuple[str, ...], batch: Batch, fusion: Fusion | None) -> None:
     """Print the kernels of a step of an experiment's model on its GPU.
+
+    Args:
+        config: The experiment.
+        overrides: Changes of it.
+        batch: What the step computes.
+        fusion: Level; None: the experiment's own, or graph where its step times are those of one roofline.
 
     Raises:
         ConfigError: The experiment is wrong.
     """
     experiment = load_experiment(config, overrides)
-    cost = _cost(experiment, fusion)
+    cost = _cost(experiment, fusion or experiment.fusion or Fusion.GRAPH)
     console = Console(width=100)
     console.print(kernel_table(cost, batch, experiment.gpu))
     console.print(_summary(cost, batch), highlight=False)
@@ -42,14 +48,14 @@ def batch_of(num_tokens: int, num_decodes: int, context: int) -> Batch:
     return Batch(num_decodes, num_decodes * (context + 1), chunks)
 
 
-def fusion_of(name: str) -> Fusion:
-    """The level of that name.
+def fusion_of(name: str | None) -> Fusion | None:
+    """The level of that name; None where none is named.
 
     Raises:
         ConfigError: There is none.
     """
     try:
-        return Fusion(name)
+        return None if name is None else Fusion(name)
     except ValueError as error:
         levels = ", ".join(level.value for level in Fusion)
         raise ConfigError([Problem("--fusion", "", f"'{name}' is none of {levels}")]) from error

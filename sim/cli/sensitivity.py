@@ -22,6 +22,7 @@ from sim.cost.curve_parameters import CurveParameters, FittedCurves
 from sim.cost.curves import curve_parameters
 from sim.cost.hardware import Gpu
 from sim.cost.step_time import KernelCost
+from sim.errors import ConfigError, Problem
 from sim.experiment import Experiment
 from sim.run_record import RunRecord
 from sim.simulation import experiment_cost, simulate
@@ -66,9 +67,12 @@ def print_sensitivity(config: Path, overrides: tuple[str, ...], out: Path) -> No
     """Print the ranking, and write it as Markdown.
 
     Raises:
-        ConfigError: The experiment is wrong.
+        ConfigError: The experiment is wrong, or gives its step times.
     """
     experiment = load_experiment(config, overrides)
+    if experiment.step_times is not None:
+        message = "gives the step times, which no figure of the hardware moves: leave it out to rank them"
+        raise ConfigError([Problem(str(config), "step_time", message)])
     rows = sensitivities(experiment)
     table = Table(title=f"{experiment.name} on {experiment.gpu.name}: percent for each percent")
     for heading in ("figure", "source", "mean TPOT", "mean TTFT", "tokens/s"):

@@ -145,7 +145,9 @@ def kernels(
     tokens: Annotated[int, typer.Option(min=0, max=1_000_000, help="Tokens of a prompt chunk.")] = 0,
     decodes: Annotated[int, typer.Option(min=0, max=100_000, help="Sequences that decode beside it.")] = 1,
     context: Annotated[int, typer.Option(min=0, max=10_000_000, help="Tokens each had before.")] = 1024,
-    fusion: Annotated[str, typer.Option(help="none, fused or graph.")] = "graph",
+    fusion: Annotated[
+        str | None, typer.Option(help="none, fused or graph. Default: engine.fusion of the file.")
+    ] = None,
 ) -> None:
     """Print the kernels that one step launches: operations, bytes, launches, time, and what bounds each."""
     from sim.cli.kernels import batch_of, fusion_of, print_kernels
@@ -191,7 +193,10 @@ def fit(
         typer.Option(metavar="NAME", help="Of a calibration: the model whose steps were measured."),
     ] = None,
     role: Annotated[str, typer.Option(help="Of a calibration: whose rows, target or draft.")] = "target",
-    fusion: Annotated[str, typer.Option(help="Of a calibration: none, fused or graph.")] = "graph",
+    fusion: Annotated[
+        str | None,
+        typer.Option(help="Of a calibration: none, fused or graph. Default: the only one that was measured."),
+    ] = None,
 ) -> None:
     """Fit a GPU to measured kernels, or to a calibration of steps, and say how far these lie from it."""
     from sim.cli.fit import StepsOf, fit_tables

@@ -118,7 +118,8 @@ def _step_times(file: ExperimentFile) -> StepTimes | None:
     if section is None:
         return None
     if section.calibration is not None:
-        return calibrated_step_times(Path(section.calibration), file.engine.fusion, _drafts(file))
+        model = file.model_dump(mode="json", include={"model"})["model"]
+        return calibrated_step_times(Path(section.calibration), file.engine.fusion, model, _drafts(file))
     assert section.target is not None, "checked by the section"
     draft = FixedCost(section.draft) if section.draft is not None else None
     return StepTimes(FixedCost(section.target), draft)

@@ -2,8 +2,8 @@
 
     calibration.json   the device, versions, date, model, and how repeatable the times were
     steps.csv          model_role, fusion, num_decode_seqs, num_new_tokens, context_tokens, step_us, spread_us
-    others.csv         what, amount, time_us: schedule by running sequences; copy and swap by blocks;
-                       split by prompt chunks of one step, beyond what a single one of as many tokens takes
+    others.csv         what, amount, time_us, spread_us: schedule by running sequences; copy and swap by
+                       blocks; split by prompt chunks of one step, beyond a single one of as many tokens
 
 Roles of `steps.csv`: `target` is a step of decoding sequences and one prompt chunk; `verify` one of
 `num_decode_seqs` sequences that each compute `num_new_tokens` tokens, all but one of them drafts; `draft` one
@@ -40,7 +40,7 @@ STEP_COLUMNS = (
     "step_us",
     "spread_us",
 )
-OTHER_COLUMNS = ("what", "amount", "time_us")
+OTHER_COLUMNS = ("what", "amount", "time_us", "spread_us")
 SCHEDULE, COPY, SWAP, SPLIT = "schedule", "copy", "swap", "split"
 
 
@@ -62,6 +62,45 @@ class Curve:
         return max(float(y0 + (amount - x0) * (y1 - y0) / (x1 - x0)), 0.0)
 
 
+_AMOUNTS = {
+    SCHEDULE: ("deciding", "sequences"),
+    COPY: ("copying", "blocks"),
+    SWAP: ("swapping", "blocks"),
+    SPLIT: ("several prompts in a step", "chunks"),
+}
+
+
+class NotedCurve:
+    """A curve that remembers what it was asked for beyond what was measured."""
+
+    def __init__(self, what: str, curve: Curve) -> None:
+        """Args: what: `SCHEDULE`, `COPY`, `SWAP` or `SPLIT`."""
+        self._what = what
+        self._curve = curve
+        self._num_beyond = 0
+        self._farthest = 0.0
+
+    def at_ns(self, amount: float) -> float:
+        """See `Curve`."""
+        if amount > self._curve.amounts[-1]:
+            self._num_beyond += 1
+            self._farthest = max(self._farthest, amount)
+        return self._curve.at_ns(amount)
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """A sentence if anything lay beyond."""
+        if not self._num_beyond:
+            return ()
+        name, unit = _AMOUNTS[self._what]
+        most = self._curve.amounts[-1]
+        warning = (
+            f"{name}: {self._num_beyond:,} times beyond the measured {most:g} {unit}, up to "
+            f"{self._farthest:g}: its times continue the outermost measured points"
+        )
+        return (warning,)
+
+
 @dataclass(frozen=True, slots=True)
 class DeviceCalibration:
     """A calibration as it was read.
@@ -72,6 +111,7 @@ class DeviceCalibration:
         verify, draft: Where there is a draft model.
         others: `SCHEDULE` by sequences, `COPY` and `SWAP` by blocks, `SPLIT` by chunks.
         pads: Whether the context of steps is the longest sequence's instead of the mean.
+        fusion: The level that was measured.
     """
 
     about: Mapping[str, Any]
@@ -80,6 +120,7 @@ class DeviceCalibration:
     draft: Calibration | None = None
     others: Mapping[str, Curve] = field(default_factory=dict)
     pads: bool = False
+    fusion: str = ""
 
     def slowed(self, factor: float) -> DeviceCalibration:
         """What it would have been on a machine that takes `factor` times as long for everything."""
@@ -120,6 +161,7 @@ def read_device_calibration(folder: Path, fusion: str) -> DeviceCalibration:
         read_calibration(steps, model_role="draft", fusion=fusion) if drafts else None,
         _read_others(folder / OTHERS),
         bool(about.get("pads", {}).get(fusion)),
+        fusion,
     )
 
 
@@ -177,8 +219,10 @@ class CalibratedCost:
         calibration = calibration.slowed(factor)
         self._target = MeasuredCost(calibration.target)
         self._verify = MeasuredCost(calibration.verify) if calibration.verify is not None else None
-        self._schedule = calibration.others.get(SCHEDULE)
-        self._split = calibration.others.get(SPLIT)
+        self._schedule, self._split = (
+            NotedCurve(what, calibration.others[what]) if what in calibration.others else None
+            for what in (SCHEDULE, SPLIT)
+        )
         self._pads = calibration.pads
         self._base_ns = float(calibration.target.times_ns[0, 0, 0])
 
@@ -219,7 +263,12 @@ class CalibratedCost:
     def warnings(self) -> tuple[str, ...]:
         """What lay outside what was measured, a sentence each."""
         verify = self._verify.warnings if self._verify is not None else ()
-        return (*self._target.warnings, *(f"verifying: {warning}" for warning in verify))
+        curves = [curve for curve in (self._schedule, self._split) if curve is not None]
+        return (
+            *self._target.warnings,
+            *(f"verifying: {warning}" for warning in verify),
+            *(warning for curve in curves for warning in curve.warnings),
+        )
 
 
 def _verifying(rows: list[ScheduledSequence], *, pads: bool) -> tuple[float, float, float]:
@@ -234,7 +283,7 @@ class CalibratedMoves:
     """Times of moving blocks by a calibration; a `MoveTimes`."""
 
     def __init__(self, others: Mapping[str, Curve]) -> None:
-        self._swap, self._copy = others[SWAP], others[COPY]
+        self._swap, self._copy = (NotedCurve(what, others[what]) for what in (SWAP, COPY))
 
     def host_ns(self, num_blocks: int) -> int:
         """Moving so many blocks to the host or back."""
@@ -243,3 +292,17 @@ class CalibratedMoves:
     def device_ns(self, num_blocks: int) -> int:
         """Copying so many blocks within the device's memory."""
         return round(self._copy.at_ns(num_blocks))
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What lay beyond what was measured, a sentence each."""
+        return (*self._swap.warnings, *self._copy.warnings)
+
+
+def guesses_of(target: object, draft: object = None, moves: object = None) -> tuple[str, ...]:
+    """What calibrated step times and moves had to guess; others guess nothing."""
+    found = []
+    for prefix, times in (("", target), ("draft model: ", draft), ("", moves)):
+        if isinstance(times, CalibratedCost | CalibratedMoves):
+            found += [prefix + warning for warning in times.warnings]
+    return tuple(found)

@@ -137,7 +137,8 @@ def _vllm_workload(
 
 
 def _aiperf(path: Path, records: Sequence[Mapping[str, Any]]) -> Imported:
-    kept = [record for record in records if not record.get("error") and not _is_warm_up(record)]
+    records = [record for record in records if not _is_warm_up(record)]
+    kept = [record for record in records if not record.get("error")]
     try:
         columns = {
             name: np.array([_metric(record, key) for record in kept])

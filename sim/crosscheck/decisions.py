@@ -31,6 +31,11 @@ def first_difference(simulated: Sequence[PlanFacts], replayed: Sequence[PlanFact
 def _difference(ours: PlanFacts, theirs: PlanFacts) -> str:
     if ours["step"] != theirs["step"] or ours["replica"] != theirs["replica"]:
         return f"the engine's is step {theirs['step']} of replica {theirs['replica']}"
+    if ours["preempted"] != theirs["preempted"]:
+        ours_text, theirs_text = (
+            ", ".join(map(_name, plan["preempted"])) or "nobody" for plan in (ours, theirs)
+        )
+        return f"preempted: {ours_text} by the simulator, {theirs_text} by the engine"
     our_rows, their_rows = ({(row[0], row[1]): row for row in plan["rows"]} for plan in (ours, theirs))
     for who in (*our_rows, *(who for who in their_rows if who not in our_rows)):
         if who not in their_rows:
@@ -41,11 +46,6 @@ def _difference(ours: PlanFacts, theirs: PlanFacts) -> str:
             return f"{_name(who)}: {_row_difference(our_rows[who], their_rows[who])}"
     if ours["rows"] != theirs["rows"]:
         return "the same sequences are scheduled in another order"
-    if ours["preempted"] != theirs["preempted"]:
-        ours_text, theirs_text = (
-            ", ".join(map(_name, plan["preempted"])) or "nobody" for plan in (ours, theirs)
-        )
-        return f"preempted: {ours_text} by the simulator, {theirs_text} by the engine"
     for key, words in _MOVES.items():
         if ours[key] != theirs[key]:
             return f"{words}: {_few(ours[key])} by the simulator, {_few(theirs[key])} by the engine"

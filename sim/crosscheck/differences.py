@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sim.crosscheck.observed import LATENCIES, NS_PER_MS
+from sim.crosscheck.observed import LATENCIES, NS_PER_MS, observe
 from sim.crosscheck.parts import StepParts
 from sim.latencies import Latencies, measure_latencies
 from sim.plan_log import PlanFacts
@@ -32,7 +32,7 @@ Table = Mapping[str, NDArray[Any]]
 
 @dataclass(frozen=True, slots=True)
 class Closeness:
-    """How far single values are off, either way, as a fraction of the replay's.
+    """How far single values are off, either way, as a fraction of the replay's; KV usage in points.
 
     Attributes:
         half_within, most_within: Half of them, and nine of ten, are at most that far off.
@@ -60,6 +60,8 @@ class Differences:
 
     requests: Table
     steps: Table
+    kv_usage: NDArray[np.float64]  # [2, num_instants]
+    """Simulated and replayed, % of the blocks, at the same instants."""
 
     @classmethod
     def of(
@@ -72,7 +74,11 @@ class Differences:
         measured: Sequence[StepParts],
     ) -> Differences:
         """Of one replay; plans, kinds and parts are those of its steps."""
-        return cls(_requests(simulation, replay), _steps(plans, kinds, predicted, measured))
+        return cls(
+            _requests(simulation, replay),
+            _steps(plans, kinds, predicted, measured),
+            _kv_usage(simulation, replay),
+        )
 
     def closeness(self) -> tuple[Closeness, ...]:
         """One row for each latency of requests, and for each kind of step."""
@@ -91,6 +97,10 @@ class Differences:
         for kind, title in _ONE_STEP.items():
             of_kind = self.steps["kind"] == kind
             rows.append(_closeness(f"time of {title}", ours[of_kind], theirs[of_kind]))
+        if self.kv_usage.size:
+            off = np.abs(self.kv_usage[0] - self.kv_usage[1]) / 100
+            half, most = np.percentile(off, (50, 90))
+            rows.append(Closeness("KV usage at an instant (points)", len(off), float(half), float(most)))
         return tuple(row for row in rows if row.count)
 
     def files(self) -> dict[str, str]:
@@ -141,6 +151,14 @@ def _steps(
         columns[f"{part}_predicted_us"] = ours[:, place]
         columns[f"{part}_measured_us"] = theirs[:, place]
     return columns
+
+
+def _kv_usage(simulation: RunRecord, replay: RunRecord) -> NDArray[np.float64]:
+    ours, theirs = (observe(record, "").timeline for record in (simulation, replay))
+    if ours is None or theirs is None:
+        return np.zeros((2, 0))
+    at_ours = np.interp(theirs.at_s, ours.at_s, ours.curves["KV usage"])
+    return np.array([at_ours, theirs.curves["KV usage"]])
 
 
 def _closeness(of_what: str, ours: NDArray[np.float64], theirs: NDArray[np.float64]) -> Closeness:

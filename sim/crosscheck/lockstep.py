@@ -7,7 +7,7 @@ is asked about every step, part by part: that is where the error of a simulation
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -42,7 +42,8 @@ class Lockstep:
 
     Attributes:
         steps: Of each replica, in order.
-        speculator: Answers with what was recorded; its own times are not used.
+        make_speculator: Makes one for each replica, which answers with what was recorded; its own times are
+            not used.
         costs: Asked for its opinion of every step; None: nobody is asked.
         plans: What was decided, in the order in which it was.
         predicted: What `costs` said of each of these.
@@ -50,7 +51,7 @@ class Lockstep:
 
     steps: Sequence[Sequence[ReplayedStep]]
     victim_cost: VictimCost | None = None
-    speculator: Speculator | None = None
+    make_speculator: Callable[[], Speculator] | None = None
     costs: PartCosts | None = None
     plans: list[PlanFacts] = field(default_factory=list)
     predicted: list[StepParts] = field(default_factory=list)
@@ -84,6 +85,7 @@ class LockstepExecutor:
         self._steps = steps
         self._replica = replica
         self._next = 0
+        self._speculator = body.make_speculator() if body.make_speculator is not None else None
 
     def execute(self, plan: StepPlan) -> StepResult:
         """See `sim.core.step.Executor`.
@@ -98,8 +100,8 @@ class LockstepExecutor:
         self._next += 1
         result = StepResult([step.parts.total_ns], draft_ns=step.parts.draft_ns)
         num_drafts = 0
-        if body.speculator is not None:
-            speculated = body.speculator.speculate(plan)
+        if self._speculator is not None:
+            speculated = self._speculator.speculate(plan)
             num_drafts = max(speculated.num_drafts.values(), default=0)
             result = result._replace(num_accepted=speculated.num_accepted, num_drafts=speculated.num_drafts)
         if step.facts["beams"]:

@@ -13,14 +13,17 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
 
-from sim.acceptance import Constant, Recorded, RecordingTooShortError
+from sim.acceptance import Constant, Recorded, RecordingTooShortError, expected_rate
 from sim.cluster import Cluster, Physics
 from sim.core.engine import EngineConfig
+from sim.core.step import ScheduleKind
 from sim.cost.block_moves import MoveTimes
+from sim.cost.calibration import guesses_of
 from sim.cost.cost_model import CostModel
 from sim.crosscheck.attribution import Attribution, attribute
 from sim.crosscheck.comparison import error_rows
@@ -36,7 +39,7 @@ from sim.plan_log import PlanFacts
 from sim.record_builder import build_record
 from sim.run_record import RunRecord
 from sim.simulation import experiment_cost, experiment_draft_cost, no_garbage_collection, run
-from sim.speculation import SpeculationCost, Speculator
+from sim.speculation import Speculation, SpeculationCost, Speculator
 from sim.victim_cost import CheaperOfTwo
 from workloads.spec import Workload
 
@@ -44,12 +47,7 @@ _TIMING_COUNTERS = frozenset({"num_plans"})
 
 
 class CalibratedTimes(PartialCost, CostModel, Protocol):
-    """Step times that can be asked for in parts, and that say what they had to guess."""
-
-    @property
-    def warnings(self) -> tuple[str, ...]:
-        """What lay outside what was measured."""
-        ...
+    """Step times that can be asked for in parts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +105,12 @@ def crosscheck(
     replays = [engine(workload) for _ in range(experiment.crosscheck.repeats)]
     simulations = [simulated_in_time(experiment, workload, replay, device_config) for replay in replays]
     first = replays[0]
+    guesses = guesses_of(first.times.target, first.times.draft, first.times.moves)
     decisions, lockstep = compare_decisions(experiment, workload, first, device_config)
+    for number, replay in enumerate(replays[1:], 2):
+        others, _ = compare_decisions(experiment, workload, replay, device_config)
+        if decisions.are_equal and not others.are_equal:
+            decisions = others.in_repeat(number)
     simulated = [observe(record, "simulated") for record in simulations]
     replayed = [observe(replay.record, "replayed") for replay in replays]
     check = Crosscheck(
@@ -118,10 +121,10 @@ def crosscheck(
         simulated[0],
         replayed[0],
         _differences(lockstep, first, simulations[0]),
-        first.facts,
+        {**first.facts, "repeats": len(replays)},
         acceptance=_acceptance(experiment, workload, first, device_config, replayed[0]),
         acceptance_rate=acceptance_rate(first),
-        warnings=first.times.target.warnings,
+        warnings=guesses,
     )
     return check, first, simulations[0]
 
@@ -139,10 +142,31 @@ def simulated_in_time(
     """Simulate a replay's workload by step times alone; drafts are kept as they were, or by a law."""
     speculation = experiment.speculation
     if speculation is not None:
-        speculation = replace(speculation, acceptance=law or Recorded(replay.accepted))
+        speculation = replace(speculation, acceptance=law or _recorded(speculation, replay))
     times = replay.times
-    physics = Physics(times.target, _traffic(experiment, times), experiment.beams, speculation, times.draft)
+    physics = Physics(
+        times.target,
+        _traffic(experiment, times),
+        experiment.beams,
+        speculation,
+        times.draft,
+        decides_by=Physics(
+            experiment_cost(experiment),
+            experiment.traffic,
+            draft_cost=experiment_draft_cost(experiment),
+        ),
+    )
     return run(workload, config, physics, experiment.cluster)
+
+
+def _recorded(speculation: Speculation, replay: Replayed) -> Recorded:
+    """What the replay kept; what it was never asked goes by its rate."""
+    rate = acceptance_rate(replay)
+    return Recorded(
+        replay.accepted,
+        prior=expected_rate(speculation.acceptance),
+        otherwise=0.0 if rate is None else rate,
+    )
 
 
 def _traffic(experiment: Experiment, times: Times) -> HostTraffic | None:
@@ -153,13 +177,18 @@ def _traffic(experiment: Experiment, times: Times) -> HostTraffic | None:
 
 
 def acceptance_rate(replay: Replayed) -> float | None:
-    """Drafts kept of those that were looked at: nothing after a refused one is."""
-    most = max((max(runs, default=0) for runs in replay.accepted.values()), default=0)
-    runs = [kept for counts in replay.accepted.values() for kept in counts]
-    if not runs:
-        return None
-    num_refused = sum(kept < most for kept in runs)
-    return sum(runs) / max(sum(runs) + num_refused, 1)
+    """Drafts kept of those that were looked at: nothing after a refused one is. None where none was."""
+    num_kept = num_looked_at = 0
+    for plan in replay.plans:
+        drafted = {
+            (request, sample): drafts
+            for request, sample, kind, _, _, drafts, _ in plan["rows"]
+            if kind == ScheduleKind.RUNNING.value
+        }
+        for request, sample, kept in plan["accepted"]:
+            num_kept += kept
+            num_looked_at += min(kept + 1, drafted.get((request, sample), 0))
+    return num_kept / num_looked_at if num_looked_at else None
 
 
 def _acceptance(
@@ -171,7 +200,7 @@ def _acceptance(
         return ()
     constant, recorded = (
         observe(simulated_in_time(experiment, workload, replay, config, law), "")
-        for law in (Constant(rate), Recorded(replay.accepted))
+        for law in (Constant(rate), _recorded(experiment.speculation, replay))
     )
     rows = []
     for metric in ("tpot_mean", "tpot_p50", "tpot_p99", "e2el_mean", "throughput"):
@@ -206,16 +235,18 @@ def _lockstep(experiment: Experiment, replay: Replayed) -> Lockstep:
     steps: list[list[ReplayedStep]] = [[] for _ in range(num_replicas)]
     for facts, parts in zip(replay.plans, replay.parts, strict=True):
         steps[facts["replica"]].append(ReplayedStep(parts, facts))
-    speculator = drafting = victim_cost = None
+    make_speculator = drafting = victim_cost = None
     speculation, times = experiment.speculation, replay.times
     if speculation is not None:
-        recorded = replace(speculation, acceptance=Recorded(replay.accepted))
-        speculator = Speculator(recorded, experiment_cost(experiment), experiment_draft_cost(experiment))
+        prior = expected_rate(speculation.acceptance)
+        recorded = replace(speculation, acceptance=Recorded(replay.accepted, prior))
+        costs = experiment_cost(experiment), experiment_draft_cost(experiment)
+        make_speculator = partial(Speculator, recorded, *costs)
         drafting = SpeculationCost(recorded, times.target, times.draft)
     if experiment.traffic is not None:
         victim_cost = CheaperOfTwo(experiment.traffic.moves, experiment_cost(experiment))
     moves = times.moves or (experiment.traffic.moves if experiment.traffic is not None else None)
-    return Lockstep(steps, victim_cost, speculator, PartCosts(times.target, moves, drafting))
+    return Lockstep(steps, victim_cost, make_speculator, PartCosts(times.target, moves, drafting))
 
 
 def _attribution(lockstep: Lockstep, replay: Replayed, simulation: RunRecord) -> Attribution:

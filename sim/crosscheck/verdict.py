@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from sim.crosscheck.attribution import Attribution
@@ -12,6 +12,8 @@ from sim.crosscheck.differences import Differences
 from sim.crosscheck.observed import Observed
 
 CROSSCHECK_SCHEMA_VERSION = 1
+BYTES_AGREE_WITHIN = 0.1
+"""The list takes all sequences of a step for equally long."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +31,12 @@ class Decisions:
     counters: Mapping[str, tuple[int | None, int | None]]
     num_steps: int
     totals: Mapping[str, int] = field(default_factory=dict)
+
+    def in_repeat(self, number: int) -> Decisions:
+        """The same, saying in which repeat it was found."""
+        if self.difference is not None:
+            return replace(self, difference=f"repeat {number}: {self.difference}")
+        return self
 
     @property
     def are_equal(self) -> bool:
@@ -117,8 +125,12 @@ class Crosscheck:
 
     @property
     def launches_agree(self) -> bool:
-        """Whether the kernel list has every launch that was counted, and no other."""
-        return all(row.listed_launches == row.counted_launches for row in self.fusions)
+        """Whether the kernel list has every launch that was counted, no other, and about as many bytes."""
+        return all(
+            row.listed_launches == row.counted_launches
+            and abs(row.listed_bytes / row.counted_bytes - 1) <= BYTES_AGREE_WITHIN
+            for row in self.fusions
+        )
 
     @property
     def holds(self) -> bool:

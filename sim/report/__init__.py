@@ -1,1 +1,1 @@
-"""Pictures of a run."""
+"""What a run looks like: tables in text, pictures, and a page of HTML with both."""

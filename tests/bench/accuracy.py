@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from pathlib import Path
 
+from sim.config.paths import DATA_VARIABLE, data_folder
 from tests.bench import accuracy_host, accuracy_kernels, accuracy_run, accuracy_steps
 
 SECTIONS = (
@@ -15,15 +15,25 @@ SECTIONS = (
     accuracy_run.section,
 )
 """In the order of the page; each takes the data folder and gives lines of Markdown."""
+REPO = Path(__file__).resolve().parents[2]
 PAGE = Path("results/accuracy.md")
+
+
+def measured_data() -> Path:
+    """The folder of public data that has `measured/`; ends the process where there is none."""
+    try:
+        folder = data_folder(REPO)
+    except ValueError as error:
+        sys.exit(str(error))
+    for data in (folder / "traces", folder):
+        if (data / "measured").is_dir():
+            return data
+    sys.exit(f"set {DATA_VARIABLE} to the folder of public data, with traces/measured/: {folder} has none")
 
 
 def main() -> None:
     """Compose the page."""
-    folder = os.environ.get("PAGECAST_DATA", "")
-    data = next((at for at in (Path(folder) / "traces", Path(folder)) if (at / "measured").is_dir()), None)
-    if data is None:
-        sys.exit("set PAGECAST_DATA to the folder of public data, with traces/measured/")
+    data = measured_data()
     lines = ["# Predicted against measured", "", "Made by `make accuracy`; predictions are CPU work.", ""]
     for section in SECTIONS:
         lines += section(data)

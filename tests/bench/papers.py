@@ -20,6 +20,11 @@ from tests.bench import papers_speculation as speculation
 from tests.bench.papers_runs import REPO, Outcome, Run, execute
 
 _HOW = "Made by `make papers`: files of `configs/papers/` with the changes named, simulated on a CPU"
+_WHEN = (
+    "The commands below each table make its runs. They sum up whole runs; the slots' states, batched "
+    "requests and completed requests of the tables are those from a fifth of the arrivals' time on, when "
+    "queues have filled, until the last arrival."
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -45,6 +50,8 @@ def _page(outcomes: dict[Run, Outcome]) -> str:
         "# Published numbers, and ours",
         "",
         f"{_HOW} ({cpu_model()}). No number here was measured on a GPU.",
+        "",
+        _WHEN,
         "",
         *paged_attention.section(outcomes),
         *speculation.section(outcomes),

@@ -9,7 +9,7 @@ from sim.config import load_experiment
 from sim.report.canvas import BLUE, GREEN, GREY, ORANGE, RED, Canvas
 from sim.simulation import experiment_cost
 from sim.victim_cost import CheaperOfTwo
-from tests.bench.papers_runs import PAPERS, Outcome, Range, Row, Run, table
+from tests.bench.papers_runs import PAPERS, Outcome, Range, Row, Run, commands, table
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -36,6 +36,8 @@ FIG15: dict[tuple[str, str], dict[int, float]] = {
 }
 BLOCK_SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 NUM_SLOTS = 15_728
+_SHOWN_SIZE = 16
+"""Block size whose commands are printed; the others are alike."""
 _POINTS = 2.5
 _MORE_POINTS_OF_POW2 = 4.5
 _BATCHED_FRACTION = 0.12
@@ -57,6 +59,10 @@ _ON_BLOCK_SIZE = (
     "Normalised latency in ms per token. The paper: ShareGPT is best at 16 to 128, Alpaca at 16 and 32 and "
     "much worse above; swap is very slow at small blocks, recompute does not depend on them, and the two are "
     "comparable from 16 to 64."
+)
+_ON_SHOWN_SIZE = (
+    f"The column of blocks of {_SHOWN_SIZE}; in the others `num_gpu_blocks_override` is {NUM_SLOTS:,} over "
+    "`block_size`, rounded down."
 )
 _STATES = ("tokens", "reserved", "internal", "external")
 
@@ -125,21 +131,26 @@ def section(outcomes: Mapping[Run, Outcome]) -> list[str]:
         "### Figure 2: what the slots hold, ShareGPT",
         "",
         *table(fig2(outcomes)),
+        *commands([_saturated(SHAREGPT, system) for system in SYSTEMS]),
         "### Figure 13: mean batched requests",
         "",
         _ON_STEP_TIME,
         "",
         *table(fig13(outcomes)),
+        *commands([_batched(config, system) for config in (SHAREGPT, ALPACA) for system in SYSTEMS]),
         "### Figure 12: rate that is sustained, ShareGPT, paged over contiguous",
         "",
         "Requests completed per second while more is asked than can be served.",
         "",
         *table(fig12(outcomes)),
+        "Runs: those of Figure 2.",
+        "",
         "### Figure 15: blocks saved by sharing",
         "",
         _ON_BEAMS,
         "",
         *table(fig15(outcomes)),
+        *commands([_sharing(*key, width) for key, found in FIG15.items() for width in found]),
         *_block_size_text(outcomes),
     ]
 
@@ -217,6 +228,12 @@ def _block_size_text(outcomes: Mapping[Run, Outcome]) -> list[str]:
         "",
         "![Normalised latency over block size](papers_block_size.svg)",
         "",
+        _ON_SHOWN_SIZE,
+        "",
+        *commands(
+            [_block_size(config, _SHOWN_SIZE) for config in (SHAREGPT, ALPACA)]
+            + [_block_size(SHAREGPT, _SHOWN_SIZE, mode) for mode in ("swap", "recompute")]
+        ),
         "Time to bring a victim back, in ms:",
         "",
         *header,

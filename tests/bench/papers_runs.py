@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,7 +32,7 @@ class Run:
     @property
     def command(self) -> str:
         """What to type to see it."""
-        changes = "".join(f" --set '{change}'" for change in self.changes)
+        changes = "".join(f" --set {shlex.quote(change)}" for change in self.changes)
         return f"pagecast simulate configs/papers/{self.config}.yaml{changes}"
 
 
@@ -55,7 +57,7 @@ class Outcome:
     """Mean over requests; whatever is drafted takes part in it."""
     e2el_ms: float
     acceptance_length: float
-    """Tokens of a verified run; 1 where nothing is drafted."""
+    """Tokens of a verified round; 1 where nothing is drafted."""
     drafts_per_run: float
 
 
@@ -165,6 +167,12 @@ class Range:
         """The row as Markdown."""
         verdict = "within" if self.is_within else "**NOT within**"
         return f"| {self.what} | {self.low:g} to {self.high:g} x | {self.ours:.2f} x | | {verdict} |"
+
+
+def commands(runs: Sequence[Run]) -> list[str]:
+    """What to type to see each of some runs, for the page."""
+    typed = dict.fromkeys(f"    {run.command}" for run in runs)
+    return ["Runs:" if len(typed) > 1 else "Run:", "", *typed, ""]
 
 
 HEADER = ("| | paper | ours | difference | |", "| --- | ---: | ---: | ---: | --- |")

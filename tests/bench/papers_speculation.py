@@ -9,7 +9,7 @@ import numpy as np
 
 from sim.report.canvas import BLUE, GREEN, GREY, ORANGE, RED, Canvas
 from sim.speculation_theory import expected_tokens, operations_factor, walltime_improvement
-from tests.bench.papers_runs import Outcome, Range, Row, Run, table
+from tests.bench.papers_runs import Outcome, Range, Row, Run, commands, table
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -50,7 +50,7 @@ QPS = (1, 4, 8, 16, 24, 32, 40, 48, 64)
 
 _ON_GRID = (
     "Over a grid of {count} points (rate 0.5, 0.7, 0.9; drafts 1, 3, 5, 10; cost 0, 0.05, 0.2) the "
-    "simulated tokens per run, walltime improvement and operations factor are at most {worst} from the "
+    "simulated tokens per round, walltime improvement and operations factor are at most {worst} from the "
     "closed forms. Table 1, whose drafts are free:"
 )
 _ON_CHEN = (
@@ -63,6 +63,10 @@ _ON_SERVING = (
     "draft's passes are given 2.5 ms each beside their work, an assumption. Mean end-to-end latency "
     "without over with speculation, at a rate of 0.7 (in the picture also 0.5 and 0.9); below 1 it is "
     "slower:"
+)
+_ON_SERVING_RUNS = (
+    "Without and with 4 drafts at 16 req/s; in the other columns rate and number of requests differ (150 "
+    "and 15 for each request a second), in the other rows the drafts."
 )
 
 
@@ -114,6 +118,10 @@ def section(outcomes: Mapping[Run, Outcome]) -> list[str]:
         _ON_GRID.format(count=len(GRID), worst=f"{worst:.2%}"),
         "",
         *table(table_1(outcomes)),
+        *commands([leviathan(rate, drafts, 0.0) for rate, drafts, _, _ in TABLE_1]),
+        "A point of the grid whose drafts cost something: a rate of 0.7, 3 drafts, a cost of 0.05.",
+        "",
+        *commands([leviathan(0.7, 3, 0.05)]),
         "Tables 2 and 4, the expected speed, by the closed form alone:",
         "",
         *table(table_2()),
@@ -122,6 +130,7 @@ def section(outcomes: Mapping[Run, Outcome]) -> list[str]:
         _ON_CHEN,
         "",
         *table(chen_rows(outcomes)),
+        *commands([chen(rate) for _, rate, _ in CHEN_ROWS]),
         "![Half the time](papers_chinchilla.svg)",
         "",
         "### In serving: faster at a low request rate, slower at a high one",
@@ -129,13 +138,16 @@ def section(outcomes: Mapping[Run, Outcome]) -> list[str]:
         _ON_SERVING,
         "",
         *serving_table(outcomes),
+        _ON_SERVING_RUNS,
+        "",
+        *commands([serving(16, None), serving(16, 4)]),
         "![Speed-up over request rate](papers_speculation_serving.svg)",
         "",
     ]
 
 
 def grid(outcomes: Mapping[Run, Outcome]) -> list[Row | Range]:
-    """Tokens of a run, walltime and operations at each point, closed form against simulation."""
+    """Tokens of a round, walltime and operations at each point, closed form against simulation."""
     rows: list[Row | Range] = []
     for rate, drafts, cost in GRID:
         found = outcomes[leviathan(rate, drafts, cost)]

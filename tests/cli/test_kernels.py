@@ -36,6 +36,19 @@ def test_unfused_kernels_are_many_and_their_launches_do_not_hide(config: str) ->
     assert "(hidden)" in fused[-1]
 
 
+def test_the_level_is_the_experiment_s_own_unless_another_is_named(config: str) -> None:
+    def level(*options: str) -> str:
+        (title,) = [
+            line for line in pagecast("kernels", config, *options).stdout.splitlines() if "fusion:" in line
+        ]
+        return title.partition("fusion: ")[2].partition(",")[0]
+
+    assert level() == "graph", "the default of engine.fusion"
+    assert level("--set", "engine.fusion=none") == "none"
+    assert level("--set", "engine.fusion=none", "--fusion", "fused") == "fused"
+    assert level("--set", "engine.fusion=roofline") == "graph"
+
+
 def test_a_step_of_nothing_and_an_unknown_level_are_refused(config: str) -> None:
     assert "both 0" in refused("kernels", config, "--tokens", "0", "--decodes", "0")
     assert "none of none, fused, graph" in refused("kernels", config, "--fusion", "most")

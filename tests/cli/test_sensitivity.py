@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from sim.cli.sensitivity import sensitivities
 from sim.config import load_experiment
-from tests.command_line import EXPERIMENT, pagecast
+from tests.command_line import EXPERIMENT, pagecast, refused
 
 
 def test_decoding_hangs_on_memory_bandwidth_and_not_on_the_link(tmp_path: Path) -> None:
@@ -37,3 +39,13 @@ def test_the_ranking_is_printed_and_saved(tmp_path: Path) -> None:
     printed = pagecast("sensitivity", str(tmp_path / "tiny.yaml"), "--out", str(out)).stdout
     assert "memory_bandwidth" in printed
     assert out.read_text().startswith("| figure | source | mean TPOT")
+
+
+def test_given_step_times_which_no_figure_moves_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("tiny.yaml").write_text(EXPERIMENT)
+    message = refused("sensitivity", "tiny.yaml", "--set", "step_time={target: 14.1 ms}")
+    assert "tiny.yaml: step_time: gives the step times" in message
+    assert "no figure of the hardware" in message

@@ -22,11 +22,14 @@ from sim.cost.calibration import (
     CalibratedMoves,
     Curve,
     dump_table,
+    guesses_of,
     read_device_calibration,
 )
+from sim.cost.fixed import FixedCost
 from sim.errors import ConfigError
 from sim.recording import record_experiment
 from sim.simulation import simulate
+from sim.step_times import draft_cost
 from tests.command_line import refused
 
 ABOUT = {
@@ -155,6 +158,34 @@ def test_curves_are_linear_between_and_beyond_and_nothing_takes_nothing() -> Non
     assert [curve.at_ns(amount) for amount in (0, 1, 2, 3, 5)] == [0, 50, 70, 90, 130]
 
 
+def test_what_lies_beyond_a_curve_is_told_and_how_far(tmp_path: Path) -> None:
+    calibration = read_device_calibration(write(tmp_path), "fused")
+    cost, moves = CalibratedCost(calibration), CalibratedMoves(calibration.others)
+    for count in (8, 16, 20, 30):
+        cost.schedule_ns(_decodes(count))
+    moves.host_ns(3)
+    (warning,) = guesses_of(cost, None, moves)
+    assert warning.startswith(
+        "deciding: 2 times beyond the measured 16 sequences, up to 30: its times continue"
+    )
+    moves.host_ns(5)
+    moves.device_ns(12)
+    assert [warning.split(":")[0] for warning in guesses_of(cost, None, moves)] == [
+        "deciding",
+        "swapping",
+        "copying",
+    ]
+    assert guesses_of(FixedCost(5)) == ()
+
+
+def test_guesses_of_the_draft_model_are_told_as_its_own(tmp_path: Path) -> None:
+    draft = draft_cost(read_device_calibration(write(tmp_path), "fused"))
+    assert draft is not None
+    draft.model_ends_ns(_decodes(40))
+    (warning,) = guesses_of(FixedCost(5), draft)
+    assert warning.startswith("draft model: 1 steps lay outside the measured num_decode_seqs")
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [
@@ -163,6 +194,10 @@ def test_curves_are_linear_between_and_beyond_and_nothing_takes_nothing() -> Non
         ({"missing": "others.csv"}, "is no table of a calibration"),
         ({"missing": "steps.csv"}, "cannot be read"),
         ({"about": {"fusions": ["none", "graph2"]}}, "not graph: calibrate again"),
+        (
+            {"about": {"model": "llama-3-8b"}},
+            "was made of llama-3-8b, and the experiment",
+        ),
         ({"target": "14 ms"}, "either target"),
     ],
 )

@@ -3,7 +3,7 @@
 The truth is a plain formula, part by part, so that each part can be lied about:
 
     model    6 ms a step + 100 us a token + 1 us a token attended to
-    move     30 us a block swapped, 5 us a block copied        schedule    50 us a step
+    move     1 ms a block swapped, 5 us a block copied         schedule    50 us a step
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ from sim.driver import Timeline
 from sim.experiment import Experiment
 from sim.plan_log import PlanFacts, PlanLog
 from sim.record_builder import build_record
-from sim.speculation import SpeculationCost, Speculator
+from sim.simulation import experiment_cost, experiment_draft_cost
+from sim.speculation import DraftCounter, SpeculationCost, Speculator
 from workloads.spec import Workload
 
 US = 1_000
@@ -40,7 +41,6 @@ class Formula:
     per_token_ns: int = 100 * US
     per_attended_ns: float = 1.0 * US
     decide_ns: int = 50 * US
-    warnings: tuple[str, ...] = ()
 
     def schedule_ns(self, plan: StepPlan) -> int:
         del plan
@@ -61,7 +61,7 @@ class Formula:
 class Moves:
     """Times of moving blocks; a `MoveTimes`."""
 
-    per_swapped_ns: int = 30 * US
+    per_swapped_ns: int = 1_000 * US
     per_copied_ns: int = 5 * US
 
     def host_ns(self, num_blocks: int) -> int:
@@ -108,6 +108,7 @@ class ExactEngine:
 class _ExactBody:
     def __init__(self, engine: ExactEngine) -> None:
         self._engine = engine
+        self._num_replicas = 0
         self.plans: list[PlanFacts] = []
         self.parts: list[StepParts] = []
         self.accepted: dict[tuple[int, int], list[int]] = {}
@@ -123,7 +124,8 @@ class _ExactBody:
         return self._engine.core_of(config)
 
     def executor(self, core: EngineCore, timeline: Timeline) -> Executor:
-        return PlanLog(_ExactExecutor(self, self._engine.experiment), self.plans)
+        number, self._num_replicas = self._num_replicas, self._num_replicas + 1
+        return PlanLog(_ExactExecutor(self, self._engine.experiment), self.plans, number)
 
 
 class _ExactExecutor:
@@ -134,7 +136,8 @@ class _ExactExecutor:
         drafting = None
         if speculation is not None:
             law = replace(speculation, acceptance=Constant(0.6))
-            self._speculator = Speculator(law, TRUTH, DRAFT)
+            by = SpeculationCost(speculation, experiment_cost(experiment), experiment_draft_cost(experiment))
+            self._speculator = Speculator(law, TRUTH, DRAFT, DraftCounter(speculation, by))
             drafting = SpeculationCost(law, TRUTH, DRAFT)
         self._costs = PartCosts(TRUTH, MOVES, drafting)
 

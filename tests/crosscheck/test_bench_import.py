@@ -96,6 +96,7 @@ def test_alone_a_result_is_summed_up(measured: Path) -> None:
 def test_records_of_aiperf_are_read_request_by_request(tmp_path: Path) -> None:
     records = [aiperf_record(number, 100 + 0.5 * number, 40.0, 11, 5.0) for number in range(6)]
     records.append({"metadata": {"request_start_ns": 1}, "metrics": {}, "error": {"code": 499}})
+    records.append({"metadata": {"request_start_ns": 0, "benchmark_phase": "warmup"}, "metrics": {}})
     path = tmp_path / "profile_export.jsonl"
     path.write_text("".join(json.dumps(record) + "\n" for record in records))
     imported = import_bench(path)
@@ -104,7 +105,7 @@ def test_records_of_aiperf_are_read_request_by_request(tmp_path: Path) -> None:
     assert observed.metric("tpot_mean") == pytest.approx(5)
     assert observed.metric("e2el_p99") == pytest.approx(90)
     assert observed.output_tokens_per_s == pytest.approx(66 / 2.59)
-    assert observed.notes == ("1 of 7 requests failed and are left out",)
+    assert observed.notes == ("1 of 7 requests failed and are left out",), "warm-up is no request"
     assert imported.workload is not None
     np.testing.assert_array_equal(imported.workload.arrival_ns, np.arange(6) * 500_000_000)
     assert imported.workload.prompt_tokens.tolist() == [100, 101, 102, 103, 104, 105]

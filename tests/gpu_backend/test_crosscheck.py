@@ -14,17 +14,20 @@ import pytest
 
 pytest.importorskip("torch", reason="the engine needs torch")
 
+import torch
 from typer.testing import CliRunner
 
 from gpu_backend import calibrate as calibrate_module
 from gpu_backend.bench_steps import Grid
 from gpu_backend.calibration import Calibrator
 from gpu_backend.devices import DeviceKind
+from gpu_backend.llama import LlamaModel
 from gpu_backend.replay import ReplayOptions
 from sim.cli import app
 from sim.config import load_experiment
 from sim.cost.calibration import SCHEDULE, SPLIT, SWAP, read_device_calibration
 from sim.cost.kernels import Fusion
+from sim.results import load_run
 from sim.simulation import simulate
 
 CONFIGS = Path(__file__).parents[2] / "configs" / "crosscheck"
@@ -135,6 +138,47 @@ def test_a_calibration_of_several_levels_knows_each_of_them_and_is_found_again(t
     levels = [Fusion(level) for level in about["fusions"]]
     found = calibrate_module.find_fresh(experiment, ReplayOptions(DeviceKind.CPU), levels, is_quick=False)
     assert found == made
+
+
+def test_a_calibration_of_another_model_is_refused(tmp_path: Path) -> None:
+    made = tmp_path / "calibration"
+    assert command("continuous", "calibrate", "--out", str(made)).exit_code == 0
+    other = (*FEW, "model=shakespeare-0.5m")
+    done = command("continuous", "crosscheck", "--calibration", str(made), overrides=other)
+    assert done.exit_code == 2
+    assert "model: is 'shakespeare-4.7m', and 'shakespeare-0.5m' is replayed" in done.output
+
+
+def test_a_level_that_a_processor_does_not_have_is_refused(tmp_path: Path) -> None:
+    asked = (("calibrate", "--fusion", "graph"), ("crosscheck", "--set", "crosscheck.fusions=[graph]"))
+    for verb, *rest in asked:
+        done = command("continuous", verb, *rest)
+        assert done.exit_code == 2, done.output
+        assert "has no such level, only none and fused" in done.output
+
+
+def test_memory_that_runs_out_while_measuring_is_bad_input(monkeypatch: pytest.MonkeyPatch) -> None:
+    def failing(*_: Any) -> torch.Tensor:
+        raise torch.OutOfMemoryError("out of memory: tried to allocate 2 GiB")
+
+    monkeypatch.setattr(LlamaModel, "forward", failing)
+    done = command("continuous", "calibrate")
+    assert done.exit_code == 2
+    assert "tried to allocate 2 GiB: set fewer blocks" in done.output
+
+
+def test_what_simulation_and_replay_stand_on_is_told_where_they_are_written(tmp_path: Path) -> None:
+    out = ("--out", str(tmp_path / "check"))
+    done = command("continuous", "crosscheck", "--repeats", "2", "--no-plots", *out)
+    assert done.exit_code in (0, 1), done.output
+    simulation = load_run(tmp_path / "check" / "simulation")
+    assert simulation.summary.basis is None, "the file's hardware has nothing to do with it"
+    assert simulation.environment["calibration"]["model"] == "shakespeare-4.7m"
+    assert any("step times: " in note for note in simulation.summary.notes)
+    steps = list(csv.DictReader((tmp_path / "check" / "steps.csv").read_text().splitlines()))
+    check = json.loads((tmp_path / "check" / "crosscheck.json").read_text())
+    assert len(steps) == check["decisions"]["steps"]
+    assert check["environment"]["repeats"] == 2
 
 
 @pytest.mark.parametrize(

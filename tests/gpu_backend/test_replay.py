@@ -201,6 +201,16 @@ def test_memory_that_runs_out_midway_ends_the_run_with_what_it_had(
         (["engine.kv_allocation=max"], "engine.kv_allocation"),
         (["parallelism.tensor_parallel_size=2"], "one device"),
         (["engine.num_gpu_blocks_override=40000000"], "set fewer blocks"),
+        (["engine.kv_cache_dtype=fp8"], "engine.kv_cache_dtype: a replay keeps"),
+        (["engine.quantization=int8"], "engine.quantization: a replay's weights"),
+        (
+            [
+                "engine={scheduler: vllm-v0, max_model_len: 64}",
+                "swap={space: 64 MiB, overlap: true}",
+                "workload.prompt_tokens={kind: fixed, tokens: 8}",
+            ],
+            "swap.overlap: a replay waits",
+        ),
     ],
 )
 def test_what_a_device_cannot_replay_is_refused(tmp_path: Path, overrides: list[str], words: str) -> None:
