@@ -43,7 +43,7 @@ from sim.simulation import no_garbage_collection
 from sim.whole_folder import whole_folder
 
 FRESH_FOR = timedelta(days=1)
-METHOD = 6
+METHOD = 7
 """How it is measured; a calibration by another method does not hold."""
 OnProgress = Callable[[str, int, int], None]
 """Told what is being measured, how much of it is done, and how much there is."""

@@ -53,10 +53,10 @@ def grid_for(
     num_blocks: tuple[int, ...]
     if is_quick:
         seqs, new, contexts = _powers(scheduler.max_num_seqs, 4), _powers(most_new, 8), _contexts(longest, 4)
-        num_blocks, num_rounds, num_requests = (1, 8, 64), 2, 10
+        num_blocks, num_rounds, num_requests = (1, 8, 64), 2, 15
     else:
         seqs, new, contexts = _powers(scheduler.max_num_seqs, 2), _powers(most_new, 4), _contexts(longest, 2)
-        num_blocks, num_rounds, num_requests = (1, 4, 16, 64, 256), 3, 30
+        num_blocks, num_rounds, num_requests = (1, 4, 16, 64, 256), 3, 40
     return Grid(
         num_seqs=(0, *sorted({*seqs, *few})),
         num_new=(0, *(new if uses_graphs else new[1:])),
@@ -136,7 +136,7 @@ class Calibrator:
         """How slow the machine was at each visit, by the yardsticks around it.  # [num_visits], mean 1."""
         if self.yardstick is None:
             return np.ones(num_visits)
-        times = np.array(self.yardstick.times_ns, dtype=float)
+        times = self.yardstick.relative()
         padded = np.pad(times, NUM_AROUND, mode="edge")
         smooth = np.convolve(padded, np.ones(2 * NUM_AROUND + 1), mode="valid") / (2 * NUM_AROUND + 1)
         first_counted = len(times) // (self.grid.num_rounds + 1)

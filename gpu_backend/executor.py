@@ -81,9 +81,7 @@ class TorchExecutor:
         assert plan.horizon == 1, "a device does one step at a time: plan with max_horizon 1"
         watch, target = self._watch, self.target
         watch.restart()
-        for storage in self.storages:
-            storage.apply(plan)
-        move_ns = watch.lap_ns()
+        swap_ns, copy_ns = self._move(plan)
         self._tables.update(plan)
         batch = build_batch(plan, self._tokens_of, self._tables, self._block_size, target.model.device)
         with self._counted():
@@ -91,7 +89,10 @@ class TorchExecutor:
             choices = self._chooser.choose(batch, logits, self.drafter)
         model_ns = watch.lap_ns()
         num_drafts = self._draft(plan, choices)
-        parts = self._parts(plan, move_ns, model_ns, watch.lap_ns())
+        draft_ns = watch.lap_ns()
+        if self.drafter is None:  # looking whether there is one counts as the model's
+            model_ns, draft_ns = model_ns + draft_ns, 0
+        parts = StepParts(self._take_schedule_ns(), swap_ns, copy_ns, model_ns, draft_ns)
         self.parts.append(parts)
         return StepResult(
             [parts.total_ns],
@@ -101,13 +102,18 @@ class TorchExecutor:
             beams=choices.beams,
         )
 
-    def _parts(self, plan: StepPlan, move_ns: int, model_ns: int, draft_ns: int) -> StepParts:
-        """What a step took; looking whether there is anything to move or to draft counts as the model's."""
-        if not (plan.blocks_to_swap_out or plan.blocks_to_swap_in or plan.blocks_to_copy):
-            move_ns, model_ns = 0, model_ns + move_ns
-        if self.drafter is None:
-            draft_ns, model_ns = 0, model_ns + draft_ns
-        return StepParts(self._take_schedule_ns(), move_ns, model_ns, draft_ns)
+    def _move(self, plan: StepPlan) -> tuple[int, int]:
+        """Carry out a plan's moves; how long swapping took, and copying. None take no lap of their own."""
+        swap_ns = copy_ns = 0
+        if plan.blocks_to_swap_out or plan.blocks_to_swap_in:
+            for storage in self.storages:
+                storage.swap(plan)
+            swap_ns = self._watch.lap_ns()
+        if plan.blocks_to_copy:
+            for storage in self.storages:
+                storage.copy(plan)
+            copy_ns = self._watch.lap_ns()
+        return swap_ns, copy_ns
 
     @contextmanager
     def _counted(self) -> Iterator[None]:

@@ -90,21 +90,26 @@ def in_situ(
     decided: list[tuple[float, float]] = []
     workloads = [_requests(replayer, grid.num_requests, each, SEED + each) for each in _CONCURRENCIES]
     num_done, num_all = 0, sum(len(workload.arrival_ns) for workload in workloads)
+    replays = []
     for workload in workloads:
-        replay = engine(workload)
-        _, lockstep = compare_decisions(replayer.experiment, workload, replay, replayer.config)
-        steps_of = zip(lockstep.kinds, replay.plans, lockstep.predicted, replay.parts, strict=True)
-        for kind, plan, predicted, measured in steps_of:
-            num_seqs = len(plan["rows"])
-            taken[kind].append((num_seqs, predicted.model_ns, measured.model_ns))
-            taken[DRAFT].append((num_seqs, predicted.draft_ns, measured.draft_ns))
-            decided.append((predicted.schedule_ns, measured.schedule_ns))
+        replays.append(engine(workload))
         num_done += len(workload.arrival_ns)
         if on_request is not None:
             on_request(num_done, num_all)
-    ratios = {kind: ratios_by_seqs(found, tells_apart=kind != PROMPTS) for kind, found in taken.items()}
     yardsticks = [run.body.yardstick for run in engine.runs if run.body.yardstick is not None]
-    return InSitu(ratios, line_through(decided), mean_us(yardsticks))
+    typical_us = mean_us(yardsticks)
+    for workload, replay in zip(workloads, replays, strict=True):
+        _, lockstep = compare_decisions(replayer.experiment, workload, replay, replayer.config)
+        now_us = replay.facts["replay"]["yardstick_us"]
+        evened = typical_us / now_us if typical_us and now_us else 1.0  # machines change between runs too
+        steps_of = zip(lockstep.kinds, replay.plans, lockstep.predicted, replay.parts, strict=True)
+        for kind, plan, predicted, measured in steps_of:
+            num_seqs = len(plan["rows"])
+            taken[kind].append((num_seqs, predicted.model_ns, measured.model_ns * evened))
+            taken[DRAFT].append((num_seqs, predicted.draft_ns, measured.draft_ns * evened))
+            decided.append((predicted.schedule_ns, measured.schedule_ns * evened))
+    ratios = {kind: ratios_by_seqs(found, tells_apart=kind != PROMPTS) for kind, found in taken.items()}
+    return InSitu(ratios, line_through(decided), typical_us)
 
 
 def ratios_by_seqs(steps: Sequence[tuple[int, float, float]], *, tells_apart: bool = True) -> Ratios:
@@ -155,7 +160,7 @@ def _requests(replayer: Replayer, num_requests: int, concurrency: int, seed: int
     """Users in a closed loop, with prompts and outputs of all lengths that fit."""
     random, scheduler = np.random.default_rng(seed), replayer.config.scheduler
     longest = scheduler.max_model_len
-    count = num_requests + 2 * concurrency
+    count = num_requests * concurrency.bit_length()  # about as much time for each concurrency
     return Workload(
         "in situ",
         np.zeros(count, dtype=np.int64),

@@ -80,8 +80,16 @@ class KVStorage:
 
     def apply(self, plan: StepPlan) -> None:
         """Carry out a plan's moves in their order."""
+        self.swap(plan)
+        self.copy(plan)
+
+    def swap(self, plan: StepPlan) -> None:
+        """To the host, and back; comes before copying."""
         self._swap_out(plan.blocks_to_swap_out)
         self._swap_in(plan.blocks_to_swap_in)
+
+    def copy(self, plan: StepPlan) -> None:
+        """Within the device."""
         self._copy(plan.blocks_to_copy)
 
     def _swap_out(self, moves: Sequence[BlockCopy]) -> None:

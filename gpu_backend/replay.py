@@ -39,6 +39,7 @@ from sim.acceptance_file import dump_recorded
 from sim.cluster import Cluster, Progress
 from sim.core.engine import EngineConfig, PlanDetail
 from sim.core.kv_cache import CacheConfig
+from sim.crosscheck.parts import StepParts
 from sim.environment import package_version
 from sim.errors import ConfigError, Problem
 from sim.experiment import Experiment
@@ -276,7 +277,7 @@ def _dump_outputs(executors: list[TorchExecutor]) -> str:
 def _dump_parts(executors: list[TorchExecutor]) -> str:
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
-    writer.writerow(("replica", "step", "schedule_ns", "move_ns", "model_ns", "draft_ns"))
+    writer.writerow(("replica", "step", *StepParts._fields))
     for replica, executor in enumerate(executors):
         writer.writerows((replica, step, *parts) for step, parts in enumerate(executor.parts))
     return file.getvalue()

@@ -1,8 +1,9 @@
-"""`Yardstick`: one small step of the model, always the same, measured now and then.
+"""`Yardstick`: small steps of the model, always the same, measured now and then, a size after the other.
 
 A shared machine is not equally fast all the time: neighbours take its caches and its memory. A yardstick that
 is measured during a calibration and again during a replay says how much slower the machine was meanwhile,
-whatever the workload did. Refuses to correct anything.
+whatever the workload did. It finds the caches as a step finds them, and is of several sizes, since neighbours
+do not slow all of them alike. Refuses to correct anything.
 
 Its keys and values are a few blocks of its own, so it leaves no trace.
 """
@@ -10,50 +11,77 @@ Its keys and values are a few blocks of its own, so it leaves no trace.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from gpu_backend.fixed_blocks import FixedBlocks
-from gpu_backend.llama import LlamaModel
+from gpu_backend.llama import LayerCache, LlamaModel, PagedBatch
 from gpu_backend.stopwatch import Stopwatch
 from sim.core.step import Executor, StepPlan, StepResult
 
-NUM_SEQS, CONTEXT = 8, 120
-EVERY_STEPS = 6
+SIZES, CONTEXT = (1, 2, 4, 8), 120
+EVERY_STEPS = 4
+
+
+class _Mark(NamedTuple):
+    """Sequences that decode their 121st token."""
+
+    batch: PagedBatch
+    caches: list[LayerCache]
 
 
 class Yardstick:
-    """Eight sequences that decode their 121st token."""
+    """Steps of each of `SIZES` in turn."""
 
     def __init__(self, model: LlamaModel) -> None:
         self._model = model
-        layout = FixedBlocks(model, NUM_SEQS, CONTEXT + 4)
-        for cache in layout.caches:
-            cache.key.zero_()
-            cache.value.zero_()
-        layout.lens = [CONTEXT] * NUM_SEQS
-        self._caches = layout.caches
-        self._batch = layout.batch([[0]] * NUM_SEQS)
+        self._marks = [_mark(model, size) for size in SIZES]
         self._watch = Stopwatch(model.device)
         self.times_ns: list[int] = []
+        """Of `SIZES[0]`, `SIZES[1]`, ..., and again."""
 
     def measure(self) -> None:
-        """Take its time once more: of the second of two, so that what ran before it does not matter."""
-        self._model.forward(self._batch, self._caches)
+        """Take the time of the next size."""
+        mark = self._marks[len(self.times_ns) % len(SIZES)]
         self._watch.restart()
-        self._model.forward(self._batch, self._caches)
+        self._model.forward(mark.batch, mark.caches)
         self.times_ns.append(self._watch.lap_ns())
+
+    def relative(self) -> NDArray[np.float64]:
+        """Every time as a fraction of the mean of its size.  # [num_times]."""
+        times = np.array(self.times_ns, dtype=float)
+        for size in range(len(SIZES)):
+            of_size = times[size :: len(SIZES)]
+            of_size /= of_size.mean() if of_size.size else 1.0
+        return times
 
     @property
     def mean_us(self) -> float | None:
-        """Mean of all its times but the first; None before there are two."""
+        """Mean over the sizes of their means, without their first times; None before there are others."""
         return mean_us([self])
 
 
 def mean_us(yardsticks: Sequence[Yardstick]) -> float | None:
-    """Mean over all times of some of them, without the first of each; None where there are none."""
-    times = [time_ns for yardstick in yardsticks for time_ns in yardstick.times_ns[1:]]
-    return sum(times) / len(times) / 1e3 if times else None
+    """The same over some of them."""
+    by_size = [
+        [time for each in yardsticks for time in each.times_ns[len(SIZES) :][size :: len(SIZES)]]
+        for size in range(len(SIZES))
+    ]
+    if not all(by_size):
+        return None
+    return float(np.mean([np.mean(times) for times in by_size])) / 1e3
+
+
+def _mark(model: LlamaModel, size: int) -> _Mark:
+    layout = FixedBlocks(model, size, CONTEXT + 4)
+    for cache in layout.caches:
+        cache.key.zero_()
+        cache.value.zero_()
+    layout.lens = [CONTEXT] * size
+    return _Mark(layout.batch([[0]] * size), layout.caches)
 
 
 class WithYardstick:

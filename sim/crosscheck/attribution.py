@@ -22,6 +22,8 @@ from sim.crosscheck.parts import StepParts
 from sim.plan_log import PlanFacts
 
 KINDS = {"decode": "decode steps", "prefill": "steps with prompts", "verify": "verify steps"}
+PARTS = {"draft_ns": "drafting", "swap_ns": "swap", "copy_ns": "copy-on-write", "schedule_ns": "deciding"}
+_MODEL = StepParts._fields.index("model_ns")
 CAUSES = ("per step", "per token", "per attended token")
 DIVERGENCE = "schedule diverging"
 
@@ -87,7 +89,7 @@ def attribute(
         measured: And as they were.
         simulated_busy_ns: Time in steps of the simulation in time.
     """
-    ours, theirs = np.array(predicted, dtype=float), np.array(measured, dtype=float)  # [num_steps, 4]
+    ours, theirs = np.array(predicted, dtype=float), np.array(measured, dtype=float)  # [num_steps, num_parts]
     busy = float(theirs.sum())
     error = ours - theirs
     kind = np.array(kinds)
@@ -95,17 +97,16 @@ def attribute(
     for name, title in KINDS.items():
         of_kind = kind == name
         if of_kind.any():
-            model = StepParts._fields.index("model_ns")
             shares.append(
-                Share(title, error[of_kind, model].sum() / busy, theirs[of_kind, model].sum() / busy)
+                Share(title, error[of_kind, _MODEL].sum() / busy, theirs[of_kind, _MODEL].sum() / busy)
             )
-    for part, title in (("draft_ns", "drafting"), ("move_ns", "swap and copy"), ("schedule_ns", "deciding")):
+    for part, title in PARTS.items():
         column = StepParts._fields.index(part)
         if theirs[:, column].any() or ours[:, column].any():
             shares.append(Share(title, error[:, column].sum() / busy, theirs[:, column].sum() / busy))
     total = simulated_busy_ns / busy - 1
     shares.append(Share(DIVERGENCE, total - error.sum() / busy, None))
-    return Attribution(tuple(shares), _causes(plans, error[:, 2], theirs[:, 2], busy), total)
+    return Attribution(tuple(shares), _causes(plans, error[:, _MODEL], theirs[:, _MODEL], busy), total)
 
 
 def _causes(

@@ -1,6 +1,6 @@
 """The parts of a step's time, as an engine measures them and as a cost model predicts them.
 
-    schedule   deciding it          move    swap and copy-on-write
+    schedule   deciding it          swap    blocks to the host and back     copy   copy-on-write
     model      the target model     draft   the draft model
 
 Owns how a cost model is asked for each. Refuses to add them up over a run (`attribution.py`).
@@ -20,8 +20,10 @@ class StepParts(NamedTuple):
 
     schedule_ns: int
     """Deciding: settling the step before it and planning this one."""
-    move_ns: int
-    """Swap and copy-on-write."""
+    swap_ns: int
+    """Blocks to the host and back."""
+    copy_ns: int
+    """Copy-on-write."""
     model_ns: int
     """The target model, and choosing tokens."""
     draft_ns: int
@@ -61,13 +63,12 @@ class PartCosts:
         if self._drafting is not None:
             rows = rows_going_on(plan, result.num_accepted)
             draft_ns = self._drafting.draft_ns(plan, rows if num_drafts else [], num_drafts)
-        return StepParts(
-            self._cost.schedule_ns(plan), self._move_ns(plan), self._cost.model_ends_ns(plan)[0], draft_ns
-        )
-
-    def _move_ns(self, plan: StepPlan) -> int:
         num_swapped = len(plan.blocks_to_swap_out) + len(plan.blocks_to_swap_in)
-        if self._moves is None or not (num_swapped or plan.blocks_to_copy):
-            return 0
-        swap_ns = self._moves.host_ns(num_swapped) if num_swapped else 0
-        return swap_ns + self._moves.device_ns(len(plan.blocks_to_copy))
+        num_copied, moves = len(plan.blocks_to_copy), self._moves
+        return StepParts(
+            self._cost.schedule_ns(plan),
+            moves.host_ns(num_swapped) if moves is not None and num_swapped else 0,
+            moves.device_ns(num_copied) if moves is not None and num_copied else 0,
+            self._cost.model_ends_ns(plan)[0],
+            draft_ns,
+        )

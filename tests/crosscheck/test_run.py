@@ -129,9 +129,18 @@ def test_free_swap_is_found_in_the_moves() -> None:
     free = replace(MOVES, per_swapped_ns=0)
     check = checked(experiment, ExactEngine(experiment, replace(truthful(experiment), moves=free)))
     assert not check.holds
-    assert check.attribution.worst.name == "swap and copy"
     share = check.attribution.worst
-    assert share.error == pytest.approx(-(share.measured or 0), rel=0.02), "all of it but the copies"
+    assert share.name == "swap"
+    assert share.error == pytest.approx(-(share.measured or 0))
+
+
+def test_free_copies_are_found_in_copy_on_write_alone() -> None:
+    experiment = load("sampling")
+    free = replace(MOVES, per_copied_ns=0)
+    check = checked(experiment, ExactEngine(experiment, replace(truthful(experiment), moves=free)))
+    (share,) = [share for share in check.attribution.shares if share.error < -1e-9]
+    assert share.name == "copy-on-write"
+    assert share.error == pytest.approx(-(share.measured or 0))
 
 
 def test_a_free_draft_model_is_found_in_drafting() -> None:
