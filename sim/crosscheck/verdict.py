@@ -79,7 +79,7 @@ class FusionRow:
 
 @dataclass(frozen=True, slots=True)
 class AcceptanceRow:
-    """A figure simulated with the constant rate that was measured, and with what was kept run by run."""
+    """A figure simulated with the constant rate that was measured, and with what was kept round by round."""
 
     metric: str
     with_constant_rate: float

@@ -31,7 +31,8 @@ _HEAD = """\
 
 Written by `make crosscheck`: every experiment of `configs/crosscheck`, replayed on a real engine and
 simulated with step times calibrated on the same device, on requests that the calibration never saw.
-**Device: {device}.** {kind} {versions} {date}
+**Device: {device}.** {kind}
+{versions} {date}
 
 *Decisions*: plans of both schedulers in lockstep, compared to the last block id, and every counter, in every
 replay. *Errors*: simulated over measured, less one, mean of {repeats} replays, with half the 95 % interval;
@@ -45,8 +46,11 @@ scaled by it.
 | --- | --- | --- | {lines} | --- | --- | --- | --- |
 """
 _WHO_COUNTS = """\
-Launches and bytes are those of the last of them, counted as it ran; on a CPU each op declares those of the
-kernels that it stands for."""
+Launches and bytes are those of the last of them, counted as it ran; on a CPU
+each op declares those of the kernels that it stands for."""
+_WHAT_A_RATE_COSTS = """\
+What it costs to take them for independent draws at that rate, instead of
+what was kept round by round:"""
 _TAIL = """
 Accepted are 5 % for the median TPOT, 8 % for the mean E2E and 15 % for the TTFT's 99th percentile
 (`crosscheck:` in each file): what a quiet machine should keep. A shared one is not always quiet: where the
@@ -154,7 +158,7 @@ def _fusion(found: Sequence[dict[str, Any]]) -> str:
     text = ""
     for check in checks:
         first = check["fusions"][0]
-        text += f"\n## Fusion: {check['name']}\n\nThe same decode steps at each level. {_WHO_COUNTS}\n\n"
+        text += f"\n## Fusion: {check['name']}\n\nThe same decode steps at each level.\n{_WHO_COUNTS}\n\n"
         text += "| level | predicted, ms | measured, ms | ratio predicted | ratio measured "
         text += "| launches listed | launches counted | MB listed | MB counted |\n"
         text += "| --- | --- | --- | --- | --- | --- | --- | --- | --- |\n"
@@ -173,12 +177,8 @@ def _acceptance(found: Sequence[dict[str, Any]]) -> str:
     text = ""
     for check in (check for check in found if check["acceptance"]):
         text += f"\n## Acceptance: {check['name']}\n\n"
-        text += (
-            f"{100 * check['acceptance_rate']:.1f} % of the drafts that were looked at were kept. What it "
-        )
-        text += (
-            "costs to take them for independent draws at that rate, instead of what was kept run by run:\n\n"
-        )
+        rate = f"{100 * check['acceptance_rate']:.1f} %"
+        text += f"{rate} of the drafts that were looked at were kept. {_WHAT_A_RATE_COSTS}\n\n"
         text += "| figure | constant rate | recorded counts | replayed | rate costs |\n"
         text += "| --- | --- | --- | --- | --- |\n"
         for row in check["acceptance"]:
