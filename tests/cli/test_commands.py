@@ -7,6 +7,8 @@ import os
 import pty
 import signal
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -131,15 +133,31 @@ def test_a_terminal_sees_progress_and_an_interrupted_run_leaves_nothing(here: Pa
     (here / "long.yaml").write_text(EXPERIMENT.replace("num_requests: 30", "num_requests: 200000"))
     ours, theirs = pty.openpty()
     command = [*COMMAND, "simulate", "long.yaml"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=theirs) as process:
+    with (
+        _interruptible_children(),
+        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=theirs) as process,
+    ):
         os.close(theirs)
-        seen = _read_until(b" s simulated", ours)
-        process.send_signal(signal.SIGINT)
-        output, _ = process.communicate(timeout=60)
+        try:
+            seen = _read_until(b" s simulated", ours)
+            process.send_signal(signal.SIGINT)
+            output, _ = process.communicate(timeout=60)
+        finally:
+            process.kill()
     os.close(ours)
     assert b"of 200,000 requests" in seen
     assert (process.returncode, output) == (INTERRUPTED, b"")
     assert not (here / "results").exists()
+
+
+@contextmanager
+def _interruptible_children() -> Iterator[None]:
+    """What is started in here can be interrupted, even if whoever started the tests cannot."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _read_until(text: bytes, terminal: int) -> bytes:

@@ -87,7 +87,9 @@ def test_a_replay_writes_a_run_like_any_other_and_what_it_decided(tmp_path: Path
     parts = list(csv.DictReader((out / "step_parts.csv").read_text().splitlines()))
     durations = (run.record.steps["end"] - run.record.steps["start"]).astype(int)
     for part, duration in zip(parts, durations, strict=True):
-        assert duration == sum(int(part[f"{name}_ns"]) for name in ("schedule", "move", "model", "draft"))
+        assert duration == sum(
+            int(part[f"{name}_ns"]) for name in ("schedule", "swap", "copy", "model", "draft")
+        )
     outputs = json.loads((out / "outputs.json").read_text())
     lengths = [len(samples[0]) for samples in outputs.values()]
     assert all(
