@@ -19,7 +19,7 @@ from typing import Any
 import torch
 
 from gpu_backend.bench_steps import Measured
-from gpu_backend.calibration import Calibrator, OnPoint, Point, grid_for, table_of_steps
+from gpu_backend.calibration import Calibrator, OnPoint, Point, table_of_steps
 from gpu_backend.devices import find_place, memory_that_suffices, pads
 from gpu_backend.in_situ import InSitu, Other, in_situ
 from gpu_backend.replay import Replayer, ReplayOptions
@@ -140,20 +140,13 @@ def calibrate(
 def _measured(
     replayer: Replayer, fusion: Fusion, key: Mapping[str, Any], told: Callable[[str], Any]
 ) -> _Level:
-    place = replayer.place
-    grid = grid_for(
-        replayer.config,
-        is_quick=key["quick"],
-        pads=pads(place.kind, fusion),
-        uses_graphs=place.uses_graphs,
-    )
     with replayer.conditions(), no_garbage_collection():
         warm_up(replayer)
-        calibrator = Calibrator(replayer, grid, num_drafts=key["num_speculative_tokens"])
+        calibrator = Calibrator.of(replayer, is_quick=key["quick"])
         steps = calibrator.steps(told("steps"))
         others = calibrator.others(told("deciding and moves"))
         calibrator.release()
-        found = in_situ(replayer, key, steps, others, grid, told("requests"))
+        found = in_situ(replayer, key, steps, others, calibrator.grid, told("requests"))
     return _Level(fusion, steps, others, found)
 
 

@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gpu_backend.bench_steps import Bench, Grid, Measured
+from gpu_backend.devices import pads
 from gpu_backend.replay import Replayer
 from gpu_backend.yardstick import Yardstick
 from sim.core.engine import EngineConfig
@@ -39,15 +40,13 @@ OnPoint = Callable[[int, int], None]
 """Told how many points are measured, of how many."""
 
 
-def grid_for(
-    experiment_engine: EngineConfig, *, is_quick: bool, pads: bool, uses_graphs: bool = False
-) -> Grid:
+def grid_for(config: EngineConfig, *, is_quick: bool, pads: bool, uses_graphs: bool) -> Grid:
     """A grid that covers what an engine can be asked to do.
 
     Steps that only decode may be graphs; the least chunk beside them is measured where they are, since from
     there on nothing is.
     """
-    scheduler = experiment_engine.scheduler
+    scheduler = config.scheduler
     most_new, longest = scheduler.max_num_batched_tokens, scheduler.max_model_len
     few = {min(count, scheduler.max_num_seqs) for count in (1, 2, 3, 4)}  # their products are of other kinds
     num_blocks: tuple[int, ...]
@@ -95,6 +94,18 @@ class Calibrator:
         self.yardstick = None if replayer.place.is_cuda else Yardstick(replayer.models.target)
         self._random = np.random.default_rng(seed)
 
+    @classmethod
+    def of(cls, replayer: Replayer, *, is_quick: bool) -> Calibrator:
+        """For all that an experiment's engine can be asked to do on its device."""
+        place, speculation = replayer.place, replayer.experiment.speculation
+        grid = grid_for(
+            replayer.config,
+            is_quick=is_quick,
+            pads=pads(place.kind, place.fusion),
+            uses_graphs=place.uses_graphs,
+        )
+        return cls(replayer, grid, num_drafts=speculation.how_many.most if speculation is not None else 0)
+
     def steps(self, on_point: OnPoint | None = None) -> dict[Point, Measured]:
         """Times of all steps; roles are those of `steps.csv`."""
         visits = [point for point in self._points() for _ in range(_num_visits(point))]
@@ -119,7 +130,7 @@ class Calibrator:
             list(self._measured(point))
         for what in (COPY, SWAP):
             self._bench.moves(what, 1, 1)
-        self._bench.release()
+        self.release()
 
     def release(self) -> None:
         """Give the memory back; nothing can be measured afterwards."""

@@ -47,7 +47,7 @@ class Place:
     uses_graphs: bool
     name: str
     """For people: the processor's or the card's."""
-    kind: DeviceKind = DeviceKind.CPU
+    kind: DeviceKind
     """What was asked for; never `AUTO`."""
 
     @property

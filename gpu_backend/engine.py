@@ -123,8 +123,6 @@ class DeviceBody:
             clocked = WithYardstick(executor, self.yardstick)
         elif self.time is Clock.WALL:
             clocked = OnTheWall(executor, timeline)
-            assert isinstance(timeline.env, simpy.rt.RealtimeEnvironment), "made by `clock`"
-            timeline.env.sync()  # requests come once the engine is ready
         return PlanLog(clocked, self.plans, len(self.executors) - 1)
 
     def release(self) -> None:
@@ -217,6 +215,7 @@ class OnTheWall:
         self._executor = executor
         self._timeline = timeline
         self._env = timeline.env
+        self._env.sync()  # requests come once the engine is ready
 
     def execute(self, plan: StepPlan) -> StepResult:
         """See `sim.core.step.Executor`."""

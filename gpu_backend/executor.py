@@ -65,14 +65,18 @@ class TorchExecutor:
         self._watch = Stopwatch(target.model.device)
 
     @property
+    def runners(self) -> list[ModelRunner]:
+        """The target, and the draft model if there is one."""
+        return [self.target] if self.drafter is None else [self.target, self.drafter.runner]
+
+    @property
     def storages(self) -> list[KVStorage]:
-        """Keys and values, of the target and of the draft model if there is one."""
-        drafter = self.drafter
-        return [self.target.storage, *([drafter.runner.storage] if drafter is not None else [])]
+        """Keys and values of each."""
+        return [runner.storage for runner in self.runners]
 
     def release(self) -> None:
         """Give the memory of keys, values and graphs back; no step can follow."""
-        for runner in (self.target, *([self.drafter.runner] if self.drafter is not None else [])):
+        for runner in self.runners:
             runner.release()
 
     @torch.inference_mode()

@@ -14,8 +14,6 @@ Refuses to time and to schedule. Invariant: nothing is loaded before everything 
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import time
 from collections.abc import Iterator, Mapping
@@ -39,6 +37,7 @@ from sim.acceptance_file import dump_recorded
 from sim.cluster import Cluster, Progress
 from sim.core.engine import EngineConfig, PlanDetail
 from sim.core.kv_cache import CacheConfig
+from sim.cost.calibration import dump_table
 from sim.crosscheck.parts import StepParts
 from sim.environment import package_version
 from sim.errors import ConfigError, Problem
@@ -275,9 +274,9 @@ def _dump_outputs(executors: list[TorchExecutor]) -> str:
 
 
 def _dump_parts(executors: list[TorchExecutor]) -> str:
-    file = io.StringIO()
-    writer = csv.writer(file, lineterminator="\n")
-    writer.writerow(("replica", "step", *StepParts._fields))
-    for replica, executor in enumerate(executors):
-        writer.writerows((replica, step, *parts) for step, parts in enumerate(executor.parts))
-    return file.getvalue()
+    rows = [
+        (replica, step, *parts)
+        for replica, executor in enumerate(executors)
+        for step, parts in enumerate(executor.parts)
+    ]
+    return dump_table(("replica", "step", *StepParts._fields), rows)

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from gpu_backend.calibration import Calibrator, grid_for
-from gpu_backend.devices import pads
+from gpu_backend.calibration import Calibrator
 from gpu_backend.engine import Clock
 from gpu_backend.replay import Replayer
 from sim.cluster import Cluster
@@ -24,7 +23,7 @@ def warm_up(replayer: Replayer) -> None:
     with replayer.conditions():
         _serve_some(replayer)
         if replayer.place.is_cuda:
-            carry_out_all(replayer)
+            Calibrator.of(replayer, is_quick=True).carry_out_all()
 
 
 def _serve_some(replayer: Replayer) -> None:
@@ -33,16 +32,3 @@ def _serve_some(replayer: Replayer) -> None:
     body = replayer.body(workload)
     Cluster(workload, body.config, body).run()
     body.release()
-
-
-def carry_out_all(replayer: Replayer) -> None:
-    """Each step of a coarse grid once, and moves of blocks."""
-    place, speculation = replayer.place, replayer.experiment.speculation
-    grid = grid_for(
-        replayer.config,
-        is_quick=True,
-        pads=pads(place.kind, place.fusion),
-        uses_graphs=place.uses_graphs,
-    )
-    num_drafts = speculation.how_many.most if speculation is not None else 0
-    Calibrator(replayer, grid, num_drafts=num_drafts).carry_out_all()

@@ -21,10 +21,9 @@ from sim.crosscheck.pictures import write_pictures
 from sim.crosscheck.text import errors_text, measured_table
 from sim.errors import ConfigError, Problem
 from sim.experiment import Experiment
-from sim.recording import Served, refuse_unwritable, write_served
+from sim.recording import Served, refuse_unwritable, simulated, write_served
 from sim.report.html import images, section, terminal_text
 from sim.results import unique_run_name
-from sim.simulation import simulate
 from sim.whole_folder import whole_folder
 
 _EXPLANATION = """\
@@ -56,11 +55,11 @@ def import_one(request: Import) -> bool:
     experiment = load_experiment(request.config, request.overrides)
     folder = request.out or _folder_of(experiment)
     refuse_unwritable(folder)
-    record = simulate(experiment, workload=imported.workload)
-    simulated = observe(record, "simulated")
-    rows = error_rows([simulated], [imported.observed], experiment.crosscheck.tolerances)
-    warn(experiment.warnings)
-    page = _write(folder, request, experiment, imported, simulated, Served(record), rows)
+    served = simulated(experiment, imported.workload, None)
+    ours = observe(served.record, "simulated")
+    rows = error_rows([ours], [imported.observed], experiment.crosscheck.tolerances)
+    warn((*experiment.warnings, *served.notes))
+    page = _write(folder, request, experiment, imported, ours, served, rows)
     Console().print(errors_text(rows, "measured"))
     sys.stdout.write(f"\nPage        {page}\n")
     return not any(row.status is Status.BEYOND for row in rows)
@@ -71,7 +70,7 @@ def _write(
     request: Import,
     experiment: Experiment,
     imported: Imported,
-    simulated: Observed,
+    ours: Observed,
     served: Served,
     rows: list[ErrorRow],
 ) -> Path:
@@ -81,7 +80,7 @@ def _write(
         pictures = []
         if request.with_plots:
             title = f"{experiment.name} and {request.file.name}"
-            pictures = write_pictures(partial / "pictures", simulated, imported.observed, None, title)
+            pictures = write_pictures(partial / "pictures", ours, imported.observed, None, title)
         names = [picture.relative_to(partial).as_posix() for picture in pictures]
         (partial / "comparison.html").write_text(_page(request, imported, rows, names), encoding="utf-8")
         errors = [row.to_json() for row in rows]

@@ -10,8 +10,6 @@ Refuses to judge.
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -19,7 +17,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sim.crosscheck.observed import LATENCIES, NS_PER_MS, observe
+from sim.cost.calibration import dump_table
+from sim.crosscheck.observed import LATENCIES, NS_PER_MS, Observed, Timeline
 from sim.crosscheck.parts import StepParts
 from sim.latencies import Latencies, measure_latencies
 from sim.plan_log import PlanFacts
@@ -68,16 +67,18 @@ class Differences:
         cls,
         simulation: RunRecord,
         replay: RunRecord,
+        simulated: Observed,
+        replayed: Observed,
         plans: Sequence[PlanFacts],
         kinds: Sequence[str],
         predicted: Sequence[StepParts],
         measured: Sequence[StepParts],
     ) -> Differences:
-        """Of one replay; plans, kinds and parts are those of its steps."""
+        """Of one replay, as recorded and as observed; plans, kinds and parts are those of its steps."""
         return cls(
             _requests(simulation, replay),
             _steps(plans, kinds, predicted, measured),
-            _kv_usage(simulation, replay),
+            _kv_usage(simulated.timeline, replayed.timeline),
         )
 
     def closeness(self) -> tuple[Closeness, ...]:
@@ -98,9 +99,8 @@ class Differences:
             of_kind = self.steps["kind"] == kind
             rows.append(_closeness(f"time of {title}", ours[of_kind], theirs[of_kind]))
         if self.kv_usage.size:
-            off = np.abs(self.kv_usage[0] - self.kv_usage[1]) / 100
-            half, most = np.percentile(off, (50, 90))
-            rows.append(Closeness("KV usage at an instant (points)", len(off), float(half), float(most)))
+            points = np.abs(self.kv_usage[0] - self.kv_usage[1]) / 100
+            rows.append(_within("KV usage at an instant (points)", points))
         return tuple(row for row in rows if row.count)
 
     def files(self) -> dict[str, str]:
@@ -153,8 +153,7 @@ def _steps(
     return columns
 
 
-def _kv_usage(simulation: RunRecord, replay: RunRecord) -> NDArray[np.float64]:
-    ours, theirs = (observe(record, "").timeline for record in (simulation, replay))
+def _kv_usage(ours: Timeline | None, theirs: Timeline | None) -> NDArray[np.float64]:
     if ours is None or theirs is None:
         return np.zeros((2, 0))
     at_ours = np.interp(theirs.at_s, ours.at_s, ours.curves["KV usage"])
@@ -165,15 +164,14 @@ def _closeness(of_what: str, ours: NDArray[np.float64], theirs: NDArray[np.float
     known = ~np.isnan(ours) & (theirs > 0)  # a request of one token has no TPOT
     if not known.any():
         return Closeness(of_what, 0, 0.0, 0.0)
-    off = np.abs(ours[known] / theirs[known] - 1)
+    return _within(of_what, np.abs(ours[known] / theirs[known] - 1))
+
+
+def _within(of_what: str, off: NDArray[np.float64]) -> Closeness:
     half, most = np.percentile(off, (50, 90))
-    return Closeness(of_what, int(known.sum()), float(half), float(most))
+    return Closeness(of_what, len(off), float(half), float(most))
 
 
 def _as_csv(table: Table) -> str:
-    file = io.StringIO()
-    writer = csv.writer(file, lineterminator="\n")
-    writer.writerow(table)
     rounded = (np.round(column, 6) if column.dtype.kind == "f" else column for column in table.values())
-    writer.writerows(zip(*(column.tolist() for column in rounded), strict=True))
-    return file.getvalue()
+    return dump_table(tuple(table), list(zip(*(column.tolist() for column in rounded), strict=True)))

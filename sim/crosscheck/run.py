@@ -120,7 +120,7 @@ def crosscheck(
         _attribution(lockstep, first, simulations[0]),
         simulated[0],
         replayed[0],
-        _differences(lockstep, first, simulations[0]),
+        _differences(lockstep, first, simulations[0], simulated[0], replayed[0]),
         {**first.facts, "repeats": len(replays)},
         acceptance=_acceptance(experiment, workload, first, device_config, replayed[0]),
         acceptance_rate=acceptance_rate(first),
@@ -258,12 +258,16 @@ def _attribution(lockstep: Lockstep, replay: Replayed, simulation: RunRecord) ->
     )
 
 
-def _differences(lockstep: Lockstep, replay: Replayed, simulation: RunRecord) -> Differences:
+def _differences(
+    lockstep: Lockstep, replay: Replayed, simulation: RunRecord, simulated: Observed, replayed: Observed
+) -> Differences:
     """Of the requests and steps that both have."""
     count = len(lockstep.predicted)
     return Differences.of(
         simulation,
         replay.record,
+        simulated,
+        replayed,
         replay.plans[:count],
         lockstep.kinds,
         lockstep.predicted,

@@ -8,24 +8,7 @@ import pytest
 
 from sim.config import load_experiment
 from sim.errors import ConfigError
-
-MINIMAL = """\
-model: llama-3-8b
-hardware: a100-80gb-sxm
-workload:
-  kind: synthetic
-  num_requests: 10
-  arrivals: {kind: poisson, rate: 10 /s}
-  prompt_tokens: {kind: fixed, tokens: 1000}
-  output_tokens: {kind: fixed, tokens: 250}
-"""
-
-
-def write(folder: Path, text: str, name: str = "experiment.yaml") -> Path:
-    """A configuration file."""
-    path = folder / name
-    path.write_text(text, encoding="utf-8")
-    return path
+from tests.config.experiment_files import MINIMAL, write
 
 
 def faults(path: Path, *overrides: str) -> list[str]:

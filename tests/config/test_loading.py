@@ -15,30 +15,13 @@ from sim.core.block_pool import FreeOrder
 from sim.core.policy import Continuous, Dynamic, PolicyKind, Static
 from sim.metrics import Slo
 from sim.router import RouterKind
+from tests.config.experiment_files import MINIMAL, write
 from tests.v1 import paged, v1_scheduler
 from workloads.arrivals import ClosedLoop, Poisson
 from workloads.lengths import Fixed, Lognormal
 from workloads.synthetic import SharedPrefix, SyntheticWorkload
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
-
-MINIMAL = """\
-model: llama-3-8b
-hardware: a100-80gb-sxm
-workload:
-  kind: synthetic
-  num_requests: 10
-  arrivals: {kind: poisson, rate: 10 /s}
-  prompt_tokens: {kind: fixed, tokens: 1000}
-  output_tokens: {kind: fixed, tokens: 250}
-"""
-
-
-def write(folder: Path, text: str, name: str = "experiment.yaml") -> Path:
-    """A configuration file."""
-    path = folder / name
-    path.write_text(text, encoding="utf-8")
-    return path
 
 
 # What is right ----------------------------------------------------------------------------------------

@@ -9,29 +9,18 @@ import pytest
 from sim.config import load_experiment
 from sim.core.policy import Static
 from sim.errors import ConfigError
+from tests.config.experiment_files import MINIMAL, write
 from tests.v1 import v1_scheduler
 from workloads.arrivals import Constant, Gamma
 from workloads.synthetic import SyntheticWorkload
 
-TEXT = """\
-model: llama-3-8b
-hardware: a100-80gb-sxm
-workload:
-  kind: synthetic
-  num_requests: 10
-  arrivals: {kind: poisson, rate: 10 /s}
-  prompt_tokens: {kind: fixed, tokens: 1000}
-  output_tokens: {kind: fixed, tokens: 250}
-  priorities: [0, 1, 2]
-"""
+TEXT = MINIMAL + "  priorities: [0, 1, 2]\n"
 
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
     """A configuration to change."""
-    path = tmp_path / "experiment.yaml"
-    path.write_text(TEXT)
-    return path
+    return write(tmp_path, TEXT)
 
 
 def faults(path: Path, *overrides: str) -> list[str]:

@@ -7,29 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from sim.conform import conform
+from tests.recordings import ABOUT
 
 
 def _check(folder: Path, config: dict[str, Any], requests: list[Any], events: list[Any], **more: Any) -> None:
     """Replay a recording and compare all of it."""
-    defaults = {
-        "block_size": 4,
-        "num_gpu_blocks": 9,
-        "usable_blocks": 8,
-        "max_num_seqs": 8,
-        "max_num_batched_tokens": 64,
-        "max_num_scheduled_tokens": 64,
-        "max_model_len": 32,
-        "enable_prefix_caching": False,
-        "enable_chunked_prefill": True,
-        "long_prefill_token_threshold": 0,
-        "policy": "fcfs",
-        "watermark": 0.0,
-        "reserve_full_isl": True,
-        "async_scheduling": False,
-        "num_spec_tokens": 0,
-        "num_lookahead_tokens": 0,
-        "draft_slots": 0,
-    }
+    defaults = ABOUT["config"] | {"num_gpu_blocks": 9, "max_num_seqs": 8, "enable_prefix_caching": False}
     about = {"name": "stub_own", "config": defaults | config, "requests": requests, "outputs": {}} | more
     (folder / "stub_own.json").write_text(json.dumps(about))
     (folder / "stub_own.jsonl").write_text("\n".join(json.dumps(event) for event in events) + "\n")

@@ -11,10 +11,10 @@ import pytest
 pytest.importorskip("torch", reason="the engine needs torch")
 
 from gpu_backend import engine
+from gpu_backend.calibration import Calibrator
 from gpu_backend.devices import DeviceKind
 from gpu_backend.replay import Replayer, ReplayOptions
 from gpu_backend.runner import padded_sizes
-from gpu_backend.warm_up import carry_out_all
 from sim.config import load_experiment
 from tests.gpu_backend.test_runner import Captures
 from workloads.generate import build
@@ -61,7 +61,7 @@ def test_a_replay_of_graphs_says_the_same_and_no_step_captures(name: str, captur
 
 @pytest.mark.parametrize("name", ["continuous", "speculation", "swap", "chunked"])
 def test_every_step_of_a_calibration_fits_into_graphs(name: str, captures: list[Captures]) -> None:
-    carry_out_all(replayer(name, with_graphs=True))
+    Calibrator.of(replayer(name, with_graphs=True), is_quick=True).carry_out_all()
     assert captures[0].num_replays >= 20
 
 
