@@ -19,8 +19,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from gpu_backend.block_tables import BlockTables
-from gpu_backend.llama import PagedBatch
+from gpu_backend.memory.block_tables import BlockTables
+from gpu_backend.model.llama import PagedBatch
 from sim.core.request import Sequence as EngineSequence
 from sim.core.step import ScheduledSequence, StepPlan
 

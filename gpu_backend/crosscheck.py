@@ -3,7 +3,7 @@
     pagecast crosscheck   ->  calibration (a fresh one is taken as it is)  ->  sim.crosscheck.run  ->  verdict
 
 Owns which calibration is taken, and how levels of fusion are compared, with what a step of each launches. How
-fast the machine was during each replay is `device_engine.py`'s.
+fast the machine was during each replay is `calibration/scaled_replays.py`'s.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from gpu_backend.calibrate import (
+from gpu_backend.calibration.calibrate import (
     OnProgress,
     calibrate,
     find_fresh,
@@ -22,13 +22,12 @@ from gpu_backend.calibrate import (
     refuse_misfit,
     refuse_other_levels,
 )
-from gpu_backend.device_engine import DeviceEngine
+from gpu_backend.calibration.scaled_replays import DeviceEngine
+from gpu_backend.calibration.warm_up import warm_up
 from gpu_backend.devices import Place, find_place, memory_that_suffices
 from gpu_backend.kernel_list import kernels_here
-from gpu_backend.launches import LaunchLog
+from gpu_backend.ops.launches import LaunchLog
 from gpu_backend.replay import Replayer, ReplayOptions
-from gpu_backend.warm_up import warm_up
-from sim.cluster import Progress
 from sim.cost.calibration import DeviceCalibration
 from sim.cost.kernel import Batch
 from sim.cost.kernels import Fusion
@@ -37,8 +36,9 @@ from sim.crosscheck.run import compare_decisions, crosscheck
 from sim.crosscheck.verdict import Crosscheck, FusionRow
 from sim.errors import ConfigError, Problem
 from sim.experiment import Experiment
+from sim.fleet.cluster import Progress
+from sim.record.run_record import RunRecord
 from sim.recording import Served
-from sim.run_record import RunRecord
 from workloads.generate import build
 from workloads.spec import Workload
 

@@ -22,8 +22,8 @@ import torch
 from gpu_backend.ops.implementation import Implementation
 from gpu_backend.ops.language import has_triton
 from sim.cost.kernels import Fusion
-from sim.environment import cpu_model
 from sim.errors import ConfigError, Problem
+from sim.results.environment import cpu_model
 
 _DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 

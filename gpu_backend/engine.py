@@ -1,6 +1,6 @@
 """`DeviceBody`: an experiment's engine on a device, in the same fleet that simulates it. Read this first.
 
-    the fleet (sim.cluster)      arrivals, routing, closed loops, turns, give-ups        the same for both
+    the fleet (sim.fleet)        arrivals, routing, closed loops, turns, give-ups        the same for both
     the brain (sim.core)         which step, which blocks                                the same for both
     the body                     physics: predicts a step      device: does it, and says how long it took
 
@@ -16,30 +16,27 @@ import time
 from dataclasses import dataclass, field
 from enum import Enum
 
-import simpy
-import simpy.rt
-
-from gpu_backend.block_tables import BlockTables
-from gpu_backend.choosing import Chooser
 from gpu_backend.cuda_graphs import cuda_capture
 from gpu_backend.devices import Place, check_room
-from gpu_backend.drafting import Drafter
 from gpu_backend.executor import TorchExecutor
-from gpu_backend.kv_storage import KVStorage, StorageShape
-from gpu_backend.llama import LlamaModel
-from gpu_backend.prompts import Prompts
+from gpu_backend.memory.block_tables import BlockTables
+from gpu_backend.memory.kv_storage import KVStorage, StorageShape
+from gpu_backend.model.llama import LlamaModel
+from gpu_backend.model.texts import Prompts, Texts
 from gpu_backend.runner import GraphSettings, ModelRunner, padded_sizes
-from gpu_backend.texts import Texts
+from gpu_backend.speculation.choosing import Chooser
+from gpu_backend.speculation.drafting import Drafter
 from gpu_backend.yardstick import WithYardstick, Yardstick
 from sim.core.engine import EngineConfig, EngineCore
 from sim.core.group import GroupSchedulerConfig, VictimCost
 from sim.core.kv_cache import CacheConfig
 from sim.core.step import Executor, StepOutcome, StepPlan, StepResult
-from sim.driver import Timeline
-from sim.links import HostTraffic
-from sim.plan_log import PlanFacts, PlanLog
-from sim.sampling import SamplingSettings
-from sim.speculation import DraftCounter, Speculation, SpeculationCost
+from sim.cost.host_traffic import HostTraffic
+from sim.fleet.clocks import RealTime, Time, real_time, simulated_time
+from sim.fleet.driver import Timeline
+from sim.record.plan_log import PlanFacts, PlanLog
+from sim.replay_settings import SamplingSettings
+from sim.speculation.speculator import DraftCounter, Speculation, SpeculationCost
 
 LARGEST_GRAPH = 512
 """Sequences; above, a step's kernels are long enough to hide their launches."""
@@ -72,7 +69,7 @@ class Speculating:
 
 @dataclass(slots=True)
 class DeviceBody:
-    """Engines on a device; implements `sim.cluster.Body`.
+    """Engines on a device; implements `sim.fleet.cluster.Body`.
 
     Attributes:
         prompts: What the requests say.
@@ -102,11 +99,11 @@ class DeviceBody:
         """None: blocks are moved within the steps."""
         return None
 
-    def clock(self) -> simpy.Environment:
+    def clock(self) -> Time:
         """Time that passes by itself, or that steps let pass."""
         if self.time is Clock.MEASURED:
-            return simpy.Environment()
-        return simpy.rt.RealtimeEnvironment(factor=1e-9, strict=False)
+            return simulated_time()
+        return real_time()
 
     def core(self, config: EngineConfig) -> EngineCore:
         """A brain whose time to decide is measured."""
@@ -211,7 +208,7 @@ class OnTheWall:
     """Lets a step end when it ends in real time, all that came before it included."""
 
     def __init__(self, executor: Executor, timeline: Timeline) -> None:
-        assert isinstance(timeline.env, simpy.rt.RealtimeEnvironment), "real time passes by itself"
+        assert isinstance(timeline.env, RealTime), "real time passes by itself"
         self._executor = executor
         self._timeline = timeline
         self._env = timeline.env

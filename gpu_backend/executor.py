@@ -15,18 +15,18 @@ from contextlib import contextmanager
 import torch
 
 from gpu_backend.batch import build_batch
-from gpu_backend.block_tables import BlockTables
-from gpu_backend.choosing import Choices, Chooser
-from gpu_backend.drafting import Drafter
-from gpu_backend.kv_storage import KVStorage
-from gpu_backend.launches import LaunchLog, counted_launches
+from gpu_backend.memory.block_tables import BlockTables
+from gpu_backend.memory.kv_storage import KVStorage
+from gpu_backend.model.texts import Name, Texts, name_of
+from gpu_backend.ops.launches import LaunchLog, counted_launches
 from gpu_backend.runner import ModelRunner
+from gpu_backend.speculation.choosing import Choices, Chooser
+from gpu_backend.speculation.drafting import Drafter
 from gpu_backend.stopwatch import Stopwatch
-from gpu_backend.texts import Name, Texts, name_of
 from sim.core.request import SeqId
 from sim.core.step import ScheduledSequence, StepPlan, StepResult
 from sim.crosscheck.parts import StepParts
-from sim.speculation import DraftCounter, rows_going_on
+from sim.speculation.speculator import DraftCounter, rows_going_on
 
 
 class TorchExecutor:

@@ -4,7 +4,7 @@
 
 Owns what a device can replay and what not, and the files that a replay adds to a run folder:
 
-    plans.jsonl       what was decided, step by step (`sim/plan_log.py`)
+    plans.jsonl       what was decided, step by step (`sim/record/plan_log.py`)
     accepted.json     drafts kept in each round, for `acceptance: {kind: recorded}`; with speculation only
     outputs.json      what was said, token by token
     step_parts.csv    where each step's time went
@@ -27,28 +27,28 @@ import torch
 from gpu_backend.devices import DeviceKind, Place, find_place, is_out_of_memory
 from gpu_backend.engine import Clock, DeviceBody, Models, Speculating
 from gpu_backend.executor import TorchExecutor
-from gpu_backend.llama import LlamaModel
-from gpu_backend.loading import load_model
-from gpu_backend.model_folders import folder_of_model
-from gpu_backend.prompts import Prompts, text_tokens
+from gpu_backend.model.llama import LlamaModel
+from gpu_backend.model.loading import load_model
+from gpu_backend.model.model_folders import folder_of_model
+from gpu_backend.model.texts import Prompts, text_tokens
 from gpu_backend.stopwatch import single_thread
 from gpu_backend.yardstick import Yardstick
-from sim.acceptance_file import dump_recorded
-from sim.cluster import Cluster, Progress
 from sim.core.engine import EngineConfig, PlanDetail
 from sim.core.kv_cache import CacheConfig
 from sim.cost.calibration import dump_table
 from sim.crosscheck.parts import StepParts
-from sim.environment import package_version
 from sim.errors import ConfigError, Problem
 from sim.experiment import Experiment
-from sim.plan_log import dump_plans
-from sim.record_builder import build_record
+from sim.fleet.cluster import Cluster, Progress
+from sim.fleet.victim_cost import CheaperOfTwo
+from sim.record.builder import build_record
+from sim.record.plan_log import dump_plans
+from sim.record.run_record import RunRecord
 from sim.recording import Served
-from sim.run_record import RunRecord
+from sim.results.environment import package_version
 from sim.simulation import experiment_cost, experiment_draft_cost, no_garbage_collection
-from sim.speculation import Proposer, SpeculationCost
-from sim.victim_cost import CheaperOfTwo
+from sim.speculation.acceptance_file import dump_recorded
+from sim.speculation.speculator import Proposer, SpeculationCost
 from workloads.spec import Workload
 
 

@@ -19,9 +19,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from gpu_backend.kv_storage import KVStorage
-from gpu_backend.launches import is_counting
-from gpu_backend.llama import LlamaModel, PagedBatch
+from gpu_backend.memory.kv_storage import KVStorage
+from gpu_backend.model.llama import LlamaModel, PagedBatch
+from gpu_backend.ops.launches import is_counting
 
 Replay = Callable[[], None]
 Capture = Callable[[Callable[[], Tensor]], tuple[Replay, Tensor]]

@@ -17,8 +17,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from gpu_backend.fixed_blocks import FixedBlocks
-from gpu_backend.llama import LayerCache, LlamaModel, PagedBatch
+from gpu_backend.memory.fixed_blocks import FixedBlocks
+from gpu_backend.model.llama import LayerCache, LlamaModel, PagedBatch
 from gpu_backend.stopwatch import Stopwatch
 from sim.core.step import Executor, StepPlan, StepResult
 

@@ -12,19 +12,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from sim.beam_search import BeamLaw
-from sim.cluster import ClusterConfig
 from sim.core.engine import EngineConfig
 from sim.core.kv_cache import CacheConfig
 from sim.cost.hardware import Gpu
+from sim.cost.host_traffic import HostTraffic
 from sim.cost.kernels import Fusion
 from sim.cost.model import ModelShape
-from sim.crosscheck.settings import CrosscheckSettings
-from sim.links import HostTraffic
-from sim.metrics import Slo
-from sim.sampling import SamplingSettings
-from sim.speculation import Speculation
-from sim.step_times import StepTimes
+from sim.cost.step_times import StepTimes
+from sim.fleet.beam_search import BeamLaw
+from sim.fleet.cluster import ClusterConfig
+from sim.metrics.summary import Slo
+from sim.replay_settings import CrosscheckSettings, SamplingSettings
+from sim.speculation.speculator import Speculation
 from workloads.generate import WorkloadConfig
 
 _AS_VLLM = SamplingSettings()

@@ -8,20 +8,22 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
-from sim.bench_file import traffic_of
-from sim.cluster import Progress
-from sim.confidence import basis_of, with_band
 from sim.config.catalog import is_path
 from sim.cost.calibration import ABOUT, OTHERS, STEPS, guesses_of
-from sim.environment import Facts, collect_environment
 from sim.errors import ConfigError, Problem
 from sim.experiment import Experiment
-from sim.metrics import Identity, summarize
-from sim.results import Run, unique_run_name, write_run
-from sim.run_record import RunRecord
-from sim.simulation import experiment_cost, experiment_draft_cost, simulate
+from sim.fleet.cluster import Progress
+from sim.metrics.basis import Basis, Number
+from sim.metrics.confidence import basis_of, with_band
+from sim.metrics.summary import Identity, summarize
+from sim.record.run_record import RunRecord
+from sim.results.bench_file import traffic_of
+from sim.results.environment import Facts, collect_environment
+from sim.results.run_folder import Run, unique_run_name, write_run
+from sim.simulation import experiment_cost, experiment_draft_cost, simulate, simulate_at_the_end
 from workloads.generate import WorkloadConfig, build
 from workloads.servegen import ServeGenWorkload
 from workloads.spec import Workload
@@ -134,15 +136,48 @@ def write_served(
     summary = summarize(record, experiment.slo, identity)
     summary = replace(summary, notes=(*summary.notes, *served.notes))
     if served.is_predicted:
-        basis = basis_of(experiment)
-        if band_over is not None:
-            basis = with_band(basis, experiment, band_over, summary.values)
-        summary = replace(summary, basis=basis)
+        summary = replace(summary, basis=basis_of_run(experiment, band_over, summary.values))
     environment = collect_environment(facts) | dict(served.environment)
     run = Run(config, record, summary, environment)
     traffic = traffic_of(experiment.workload, record)
-    write_run(folder, run, traffic, with_plots=with_plots, attachments=served.attachments)
+    write_run(folder, run, traffic, draw=_draw if with_plots else None, attachments=served.attachments)
     return run
+
+
+def _draw(folder: Path, run: Run) -> None:
+    from sim.report.page import draw_run  # only a run with pictures pays for loading what draws them
+
+    draw_run(folder, run)
+
+
+def basis_of_run(
+    experiment: Experiment,
+    band_over: Workload | None = None,
+    values: Mapping[str, Number] = MappingProxyType({}),
+) -> Basis:
+    """What the step times of an experiment rest on.
+
+    Args:
+        experiment: Whose.
+        band_over: The workload, if it is to be simulated twice more for what the spread of step times does.
+        values: The run's own numbers, which then stand between those.
+    """
+    times = experiment.step_times
+    basis = basis_of(
+        experiment.model,
+        experiment.gpu,
+        experiment_cost(experiment),
+        num_gpus_per_layer=experiment.tensor_parallel_size,
+        known_times=None if times is None else times.origin,
+    )
+    if band_over is None:
+        return basis
+
+    def answer(slower: bool) -> Mapping[str, Number]:
+        record = simulate_at_the_end(experiment, band_over, slower=slower)
+        return summarize(record, experiment.slo, Identity("", "", experiment.seed)).values
+
+    return with_band(basis, values, answer)
 
 
 def refuse_unwritable(folder: Path) -> None:

@@ -9,19 +9,20 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from sim.acceptance import Recorded
-from sim.acceptance_file import check_recorded
-from sim.cluster import Body, Cluster, ClusterConfig, Physics, Progress
-from sim.core.engine import EngineConfig
+from sim.core.engine import EngineConfig, EngineCore, PlanDetail
 from sim.cost.cost_model import CostModel
 from sim.cost.hardware import Gpu
 from sim.cost.kernels import Fusion
 from sim.cost.model import ModelShape
 from sim.cost.roofline import RooflineCost
+from sim.cost.spread import ScaledCost, moved_curves, range_of
 from sim.cost.step_time import KernelCost
 from sim.experiment import Experiment
-from sim.record_builder import build_record
-from sim.run_record import RunRecord
+from sim.fleet.cluster import Body, Cluster, ClusterConfig, Physics, Progress
+from sim.record.builder import build_record
+from sim.record.run_record import RunRecord
+from sim.speculation.acceptance import Recorded
+from sim.speculation.acceptance_file import check_recorded
 from workloads.generate import build
 from workloads.spec import Workload
 
@@ -57,6 +58,16 @@ def simulate(
         draft_cost = experiment_draft_cost(experiment)
     physics = Physics(cost, experiment.traffic, experiment.beams, experiment.speculation, draft_cost)
     return run(workload, experiment.engine, physics, experiment.cluster, on_progress)
+
+
+def simulate_at_the_end(experiment: Experiment, workload: Workload, *, slower: bool) -> RunRecord:
+    """Simulate with all fitted step times at one end of where nine of ten measured times lie."""
+    gpu, cost = experiment.gpu, None
+    if gpu.step_spread is not None:
+        cost = ScaledCost(experiment_cost(experiment), range_of(gpu.step_spread)[slower])
+    else:
+        experiment = replace(experiment, gpu=replace(gpu, curves=moved_curves(gpu.curves, slower=slower)))
+    return simulate(experiment, workload=workload, cost=cost)
 
 
 def _check_recording(experiment: Experiment, workload: Workload) -> None:
@@ -142,6 +153,17 @@ def run(
         cpu_s = time.process_time() - started_s
     cluster.check_ended()
     return build_record(cluster.recorder, cluster.cores, cpu_s)
+
+
+def core_at(workload: Workload, engine: EngineConfig, body: Body, instant_ns: int) -> EngineCore:
+    """Serve a workload on one replica until an instant: the core as it is then, for looking at.
+
+    Steps are simulated one by one; the step under way counts as computed.
+    """
+    engine = replace(engine, max_horizon=1, detail=PlanDetail.SEQUENCES)
+    cluster = Cluster(workload, engine, body)
+    cluster.run(until_ns=instant_ns)
+    return cluster.cores[0]
 
 
 def _as_body(body: CostModel | Body) -> Body:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sim.run_record import COUNTERS, REQUEST_COLUMNS, STEP_COLUMNS, RunRecord
+from sim.record.run_record import COUNTERS, REQUEST_COLUMNS, STEP_COLUMNS, RunRecord
 
 MS = 1_000_000
 S = 1_000_000_000

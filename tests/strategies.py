@@ -8,9 +8,9 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.strategies import SearchStrategy
 
-from sim.cluster import ClusterConfig
 from sim.core.engine import EngineConfig
 from sim.core.step import StepPlan
+from sim.fleet.cluster import ClusterConfig
 from sim.testing.strategies import (
     MAX_MODEL_LEN,
     MAX_OUTPUT_TOKENS,

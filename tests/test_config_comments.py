@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from sim.config import load_experiment
-from sim.metrics import Identity, summarize
-from sim.run_record import RunRecord
+from sim.metrics.summary import Identity, summarize
+from sim.record.run_record import RunRecord
 from sim.simulation import simulate
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"

@@ -1,16 +1,79 @@
-"""Imports flow one way, and the command loads nothing that it does not need yet."""
+"""Imports flow one way, from room to room, and the command loads nothing that it does not need yet.
+
+A room is a package right below `sim` or `gpu_backend`, or a module that stands beside these. `FLOORS` lists
+them from the ground up; a room imports rooms below it only, under `TYPE_CHECKING` too.
+"""
 
 from __future__ import annotations
 
 import ast
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
 
 REPO = Path(__file__).resolve().parent.parent
-SIMPY_HOMES = {"sim/driver.py", "sim/links.py", "sim/cluster.py", "sim/crosscheck/lockstep.py"}
+FLOORS = (
+    "workloads",
+    "sim.errors",
+    "sim.units",
+    "sim.replay_settings",
+    "sim.core",
+    "sim.cost",
+    "sim.speculation",
+    "sim.record",
+    "sim.fleet",
+    "sim.metrics",
+    "sim.experiment",
+    "sim.simulation",
+    "sim.config",
+    "sim.results",
+    "sim.report",
+    "sim.recording",
+    "sim.conform",
+    "sim.testing",
+    "sim.crosscheck",
+    "gpu_backend.stopwatch",
+    "gpu_backend.kernel_list",
+    "gpu_backend.ops",
+    "gpu_backend.devices",
+    "gpu_backend.model",
+    "gpu_backend.memory",
+    "gpu_backend.batch",
+    "gpu_backend.runner",
+    "gpu_backend.cuda_graphs",
+    "gpu_backend.yardstick",
+    "gpu_backend.speculation",
+    "gpu_backend.executor",
+    "gpu_backend.engine",
+    "gpu_backend.replay",
+    "gpu_backend.calibration",
+    "gpu_backend.crosscheck",
+    "gpu_backend.training",
+    "sim.cli",
+)
+"""From the ground up. A package that is needed in a new room gets its place here, or does not get in."""
+LOOSE = {
+    "sim": {"errors", "units", "replay_settings", "experiment", "simulation", "recording"},
+    "gpu_backend": {
+        "stopwatch",
+        "kernel_list",
+        "devices",
+        "batch",
+        "runner",
+        "cuda_graphs",
+        "yardstick",
+        "executor",
+        "engine",
+        "replay",
+        "crosscheck",
+    },
+}
+"""Modules that stand beside the rooms of a package."""
+MAX_MODULES = 28
+"""Modules of one folder: the core is the largest."""
 MATPLOTLIB_HOMES = {
     "sim/report/plots.py",
     "sim/report/canvas.py",
@@ -20,7 +83,17 @@ MATPLOTLIB_HOMES = {
 ENGINE_COMMANDS = {"sim/cli/replay.py", "sim/cli/crosscheck.py"}
 """Commands that run the engine, which they import when they are called."""
 NEVER_IN_SIM = {"torch", "triton", "gpu_backend", "tests"}
+PACKAGES = {"sim", "gpu_backend", "workloads"}
 STANDARD = set(sys.stdlib_module_names)
+
+
+def _room(name: str) -> str:
+    """The room of a dotted module."""
+    return ".".join(name.split(".")[: 1 if name.startswith("workloads") else 2])
+
+
+def _dotted(module: str) -> str:
+    return module.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
 
 
 def _modules(folder: str) -> list[str]:
@@ -68,11 +141,46 @@ def test_workloads_import_numpy_and_the_standard_library_only(module: str) -> No
     assert not _outside(_imports_of(module), "numpy", "workloads")
 
 
+@pytest.mark.parametrize("module", [*_modules("sim"), *_modules("gpu_backend"), *_modules("workloads")])
+def test_a_room_imports_rooms_below_it_only(module: str) -> None:
+    own = _room(_dotted(module))
+    if "." not in own and own != "workloads":
+        return  # the package itself, which imports nothing
+    ours = {_room(name) for name in _imports_of(module) if name.split(".")[0] in PACKAGES and "." in name}
+    if own == "sim.cli":
+        assert module in ENGINE_COMMANDS or not {room for room in ours if room.startswith("gpu_backend")}
+    above = {room for room in ours - {own} if FLOORS.index(room) >= FLOORS.index(own)}
+    assert not above, f"{own} imports what stands above it"
+
+
+def test_no_modules_import_each_other_in_a_circle() -> None:
+    """A circle that only the type checker would see is a circle."""
+    modules = [module for package in PACKAGES for module in _modules(package)]
+    names = {_dotted(module): module for module in modules}
+    imports = {name: _imports_of(module) & names.keys() for name, module in names.items()}
+    while free := [name for name, others in imports.items() if not others & imports.keys()]:
+        for name in free:
+            del imports[name]
+    assert not imports
+
+
+@pytest.mark.parametrize("package", sorted(PACKAGES))
+def test_a_package_holds_the_rooms_and_modules_that_are_listed(package: str) -> None:
+    modules = _modules(package)
+    beside = {module.split("/")[1].removesuffix(".py") for module in modules if module.count("/") == 1}
+    assert beside - {"__init__"} == LOOSE.get(package, beside - {"__init__"})
+    folders = Counter(module.rpartition("/")[0] for module in modules)
+    assert max(folders.values()) <= MAX_MODULES
+    if package in LOOSE:
+        rooms = {f"{package}.{folder.split('/')[1]}" for folder in folders if "/" in folder}
+        assert rooms <= set(FLOORS), "a new room needs its floor"
+
+
 @pytest.mark.parametrize("module", _modules("sim"))
 def test_the_simulator_imports_no_engine_and_keeps_simpy_and_matplotlib_in_their_homes(module: str) -> None:
     tops = _tops(_imports_of(module))
     assert not tops & (NEVER_IN_SIM - ({"gpu_backend"} if module in ENGINE_COMMANDS else set()))
-    assert "simpy" not in tops or module in SIMPY_HOMES
+    assert "simpy" not in tops or module.startswith("sim/fleet/")
     assert "matplotlib" not in tops or module in MATPLOTLIB_HOMES
 
 
@@ -84,8 +192,8 @@ def test_triton_is_imported_only_by_operators(module: str) -> None:
 
 
 def test_a_forbidden_import_is_noticed_wherever_it_stands() -> None:
-    names = _imports("import numpy as np\nimport os\ndef f():\n    from sim.metrics import Slo\n")
-    assert _outside(names, "numpy", "sim.core") == {"sim.metrics"}
+    names = _imports("import numpy as np\nimport os\ndef f():\n    from sim.metrics.summary import Slo\n")
+    assert _outside(names, "numpy", "sim.core") == {"sim.metrics.summary"}
     assert _outside({"sim"}, "sim.core") == {"sim"}
     with pytest.raises(AssertionError, match="relative import"):
         _imports("from . import metrics\n")

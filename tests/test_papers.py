@@ -6,7 +6,7 @@ from concurrent.futures import ProcessPoolExecutor
 
 import pytest
 
-from sim.speculation_theory import (
+from sim.speculation.theory import (
     best_num_drafts,
     expected_tokens,
     operations_factor,

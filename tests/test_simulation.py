@@ -11,8 +11,8 @@ import pytest
 from sim.config import load_experiment
 from sim.core.request import Request, Sequence
 from sim.core.step import StepPlan
-from sim.driver import SimulationError
 from sim.experiment import Experiment
+from sim.fleet.driver import SimulationError
 from sim.simulation import simulate
 
 FILE = """

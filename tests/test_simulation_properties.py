@@ -16,7 +16,7 @@ from sim.core.kv_cache import KVCacheManager
 from sim.core.request import Sequence
 from sim.core.reservation import ContiguousConfig
 from sim.core.step import StepOutcome, StepPlan, StepResult
-from sim.run_record import RunRecord
+from sim.record.run_record import RunRecord
 from sim.simulation import run
 from tests.strategies import MAX_MODEL_LEN, Case, cases, examples
 from tests.v1 import v1_scheduler

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import torch
 
-from gpu_backend.launches import count_launch
 from gpu_backend.ops import pieces
 from gpu_backend.ops.implementation import (
     Implementation,
@@ -21,6 +20,7 @@ from gpu_backend.ops.implementation import (
     require_shape,
 )
 from gpu_backend.ops.language import kernel, next_power_of_2, require_triton, tl
+from gpu_backend.ops.launches import count_launch
 
 
 def add_rms_norm(

@@ -13,10 +13,10 @@ from collections.abc import Sequence
 
 import torch
 
-from gpu_backend.launches import count_launch
 from gpu_backend.ops.block_moves import check_caches, move_shape, moved_bytes
 from gpu_backend.ops.implementation import Implementation, require_shape
 from gpu_backend.ops.language import kernel, require_triton, tl
+from gpu_backend.ops.launches import count_launch
 
 
 def copy_blocks(

@@ -11,10 +11,10 @@ from collections.abc import Sequence
 
 import torch
 
-from gpu_backend.launches import count_launch
 from gpu_backend.ops.block_moves import check_caches, launch_over_caches, moved_bytes
 from gpu_backend.ops.implementation import Implementation
 from gpu_backend.ops.language import kernel, tl
+from gpu_backend.ops.launches import count_launch
 
 
 def gather_blocks(

@@ -17,10 +17,10 @@ import math
 import torch
 from torch.nn import functional
 
-from gpu_backend.launches import count_launch
 from gpu_backend.ops import pieces
 from gpu_backend.ops.implementation import Implementation, require, require_dense_rows
 from gpu_backend.ops.language import kernel, next_power_of_2, require_triton, tl
+from gpu_backend.ops.launches import count_launch
 from gpu_backend.ops.paged_context import PagedContext, check_context, context_slots, gather_slots
 
 _WANTED_PROGRAMS = 2 * 132  # two for each multiprocessor of an H100

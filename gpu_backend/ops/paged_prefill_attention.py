@@ -27,7 +27,6 @@ import math
 import torch
 from torch.nn import functional
 
-from gpu_backend.launches import count_launch
 from gpu_backend.ops import pieces
 from gpu_backend.ops.implementation import (
     Implementation,
@@ -38,6 +37,7 @@ from gpu_backend.ops.implementation import (
     require_shape,
 )
 from gpu_backend.ops.language import kernel, next_power_of_2, require_triton, tl
+from gpu_backend.ops.launches import count_launch
 from gpu_backend.ops.paged_context import PagedContext, check_context, context_slots, gather_slots
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch.nn import functional
 
-from gpu_backend.launches import count_launch
+from gpu_backend.ops.launches import count_launch
 
 
 def add(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:

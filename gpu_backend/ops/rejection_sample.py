@@ -21,7 +21,6 @@ from functools import partial
 
 import torch
 
-from gpu_backend.launches import count_launch
 from gpu_backend.ops.implementation import (
     Implementation,
     require,
@@ -31,6 +30,7 @@ from gpu_backend.ops.implementation import (
 )
 from gpu_backend.ops.inverse_cdf import draw
 from gpu_backend.ops.language import kernel, next_power_of_2, require_triton, tl
+from gpu_backend.ops.launches import count_launch
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,6 @@ from dataclasses import dataclass
 
 import torch
 
-from gpu_backend.launches import count_launch
 from gpu_backend.ops import pieces
 from gpu_backend.ops.implementation import (
     Implementation,
@@ -26,6 +25,7 @@ from gpu_backend.ops.implementation import (
     require_shape,
 )
 from gpu_backend.ops.language import kernel, next_power_of_2, require_triton, tl
+from gpu_backend.ops.launches import count_launch
 
 
 @dataclass(frozen=True, slots=True)

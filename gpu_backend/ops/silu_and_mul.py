@@ -10,10 +10,10 @@ from __future__ import annotations
 import torch
 from torch.nn import functional
 
-from gpu_backend.launches import count_launch
 from gpu_backend.ops import pieces
 from gpu_backend.ops.implementation import Implementation, require, require_dense_rows
 from gpu_backend.ops.language import kernel, next_power_of_2, require_triton, tl
+from gpu_backend.ops.launches import count_launch
 
 
 def silu_and_mul(

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import torch
 
-from gpu_backend.launches import count_launch
 from gpu_backend.ops import pieces
 from gpu_backend.ops.implementation import (
     Implementation,
@@ -23,6 +22,7 @@ from gpu_backend.ops.implementation import (
 )
 from gpu_backend.ops.inverse_cdf import draw
 from gpu_backend.ops.language import kernel, next_power_of_2, require_triton, tl
+from gpu_backend.ops.launches import count_launch
 
 
 def softmax_and_sample(

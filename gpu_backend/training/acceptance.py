@@ -1,7 +1,7 @@
 """How often the target accepts the draft: speculative decoding of a few prompts, counted.
 
 Owns the loop and the counts. Refuses schedulers and clocks: each sequence has blocks of its own
-(`fixed_blocks.py`) and is decoded until it has enough tokens.
+(`memory/fixed_blocks.py`) and is decoded until it has enough tokens.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from gpu_backend.fixed_blocks import FixedBlocks
-from gpu_backend.llama import LlamaModel
-from gpu_backend.sampling import RowSettings, draw_uniforms
-from gpu_backend.speculative import emitted, propose, verify
-from sim.sampling import SamplingSettings
+from gpu_backend.memory.fixed_blocks import FixedBlocks
+from gpu_backend.model.llama import LlamaModel
+from gpu_backend.speculation.sampling import RowSettings, draw_uniforms
+from gpu_backend.speculation.speculative import emitted, propose, verify
+from sim.replay_settings import SamplingSettings
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,10 +13,10 @@ from pathlib import Path
 import torch
 from torch.nn import functional
 
-from gpu_backend.fixed_blocks import FixedBlocks
-from gpu_backend.llama import LlamaModel
-from gpu_backend.loading import load_model
-from gpu_backend.tokenizer import load_tokenizer
+from gpu_backend.memory.fixed_blocks import FixedBlocks
+from gpu_backend.model.llama import LlamaModel
+from gpu_backend.model.loading import load_model
+from gpu_backend.model.tokenizer import load_tokenizer
 from gpu_backend.training.acceptance import Counts, Decoding, decode_plainly, decode_speculatively
 from gpu_backend.training.corpus import HELD_OUT, read_corpus
 from sim.errors import ConfigError, Problem

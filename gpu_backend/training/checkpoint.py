@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from gpu_backend.model_config import CONFIG_FILE, ModelConfig
+from gpu_backend.model.model_config import CONFIG_FILE, ModelConfig
 from gpu_backend.training.network import Weights
 
 WEIGHTS_FILE = "model.safetensors"

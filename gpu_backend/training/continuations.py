@@ -11,10 +11,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from gpu_backend.fixed_blocks import FixedBlocks
-from gpu_backend.llama import LlamaModel
-from gpu_backend.sampling import RowSettings, draw_uniforms, sample
-from sim.sampling import SamplingSettings
+from gpu_backend.memory.fixed_blocks import FixedBlocks
+from gpu_backend.model.llama import LlamaModel
+from gpu_backend.speculation.sampling import RowSettings, draw_uniforms, sample
+from sim.replay_settings import SamplingSettings
 
 NUM_LINES = 192
 LINES_AT_ONCE = 64

@@ -1,7 +1,7 @@
 """The model as training sees it: whole windows, no cache, gradients.
 
-Owns the mathematics once more, apart from the serving model (`gpu_backend.llama`), whose paged caches are
-written in place and have no gradients. That both give the same logits is a test. Weights are a plain dict
+Owns the mathematics once more, apart from the serving model (`gpu_backend.model.llama`), whose paged caches
+are written in place and have no gradients. That both give the same logits is a test. Weights are a plain dict
 under their Hugging Face names, so what is trained is what is saved.
 """
 
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from gpu_backend.model_config import ModelConfig
+from gpu_backend.model.model_config import ModelConfig
 
 Weights = dict[str, Tensor]
 

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from gpu_backend.model_config import ModelConfig
+from gpu_backend.model.model_config import ModelConfig
 from gpu_backend.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from gpu_backend.training.corpus import END_OF_TEXT_ID, VOCAB_SIZE
 from gpu_backend.training.network import Weights, logits_of, random_weights

@@ -9,14 +9,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from gpu_backend.llama import LlamaModel
-from gpu_backend.tokenizer import TOKENIZER_FILE
+from gpu_backend.model.llama import LlamaModel
+from gpu_backend.model.tokenizer import TOKENIZER_FILE
+from gpu_backend.model.weights import pack
 from gpu_backend.training import pair
 from gpu_backend.training.checkpoint import export, load_checkpoint
 from gpu_backend.training.continuations import continuations
 from gpu_backend.training.corpus import read_corpus, tokenize, train_tokenizer
 from gpu_backend.training.network import Weights
-from gpu_backend.weights import pack
 from sim.errors import ConfigError, Problem
 
 CONTINUATIONS_FILE = "continuations.npy"

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
-from sim.cluster import Progress as Report
+from sim.fleet.cluster import Progress as Report
 
 NS_PER_S = 1e9
 

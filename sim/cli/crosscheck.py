@@ -17,10 +17,10 @@ from sim.cli.console import progress, warn
 from sim.cli.replay import Replay, replay_options
 from sim.config import load_experiment
 from sim.recording import Served, refuse_unwritable, write_served
-from sim.results import unique_run_name
+from sim.results.run_folder import unique_run_name
 
 if TYPE_CHECKING:
-    from gpu_backend.calibrate import OnProgress
+    from gpu_backend.calibration.calibrate import OnProgress
     from sim.experiment import Experiment
 
 
@@ -37,7 +37,7 @@ def calibrate_one(request: Replay, *, is_quick: bool, fusions: tuple[str, ...]) 
     """Calibrate an experiment's device and say where the calibration is."""
     experiment = load_experiment(request.config, request.overrides)
     options = replay_options(request)
-    from gpu_backend.calibrate import calibrate
+    from gpu_backend.calibration.calibrate import calibrate
     from sim.cost.kernels import Fusion
 
     with _calibrating(shown=request.shows_progress) as report:
@@ -63,7 +63,7 @@ def crosscheck_one(check: Check, *, as_json: bool) -> bool:
     from gpu_backend.crosscheck import CrosscheckOptions, calibration_for, run_crosscheck
     from sim.crosscheck.page import write_crosscheck
     from sim.crosscheck.text import crosscheck_text
-    from sim.results import dump_json
+    from sim.results.run_folder import dump_json
 
     options = CrosscheckOptions(replay, check.calibration, check.is_quick)
     with _calibrating(shown=request.shows_progress) as on_calibration:

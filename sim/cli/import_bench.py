@@ -23,8 +23,8 @@ from sim.errors import ConfigError, Problem
 from sim.experiment import Experiment
 from sim.recording import Served, refuse_unwritable, simulated, write_served
 from sim.report.html import images, section, terminal_text
-from sim.results import unique_run_name
-from sim.whole_folder import whole_folder
+from sim.results.run_folder import unique_run_name
+from sim.results.whole_folder import whole_folder
 
 _EXPLANATION = """\
 <p>A server was <b>measured</b> ({server}), and the same requests, with the same lengths at the same times,

@@ -14,7 +14,7 @@ from sim.config import load_experiment
 from sim.errors import ConfigError, Problem
 from sim.recording import record_experiment
 from sim.report.tables import summary_table
-from sim.results import dump_summary
+from sim.results.run_folder import dump_summary
 
 if TYPE_CHECKING:
     from gpu_backend.replay import Replayer, ReplayOptions
@@ -41,7 +41,7 @@ def replay_one(request: Replay, *, as_json: bool) -> bool:
     """Replay one experiment and print its numbers; False if the device could not finish it."""
     experiment = load_experiment(request.config, request.overrides)
     replayer = make_replayer(experiment, request)
-    from gpu_backend.warm_up import warm_up
+    from gpu_backend.calibration.warm_up import warm_up
 
     with progress(experiment.name, shown=request.shows_progress) as report:
 

@@ -24,7 +24,7 @@ from sim.cost.hardware import Gpu
 from sim.cost.step_time import KernelCost
 from sim.errors import ConfigError, Problem
 from sim.experiment import Experiment
-from sim.run_record import RunRecord
+from sim.record.run_record import RunRecord
 from sim.simulation import experiment_cost, simulate
 
 STEP_FRACTION = 0.1

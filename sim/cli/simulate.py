@@ -10,12 +10,12 @@ from pathlib import Path
 from rich.console import Console
 
 from sim.cli.console import progress, warn
-from sim.compare import compare_runs
 from sim.config import Experiment, load_experiment
 from sim.errors import ConfigError, Problem
 from sim.recording import Recorded, record_experiment
 from sim.report.tables import comparison_table, summary_table
-from sim.results import dump_summary, load_run
+from sim.results.compare import compare_runs
+from sim.results.run_folder import dump_summary, load_run
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,16 +9,16 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from sim.cluster import Physics
 from sim.config import load_experiment
 from sim.core.reservation import Reservation
 from sim.errors import ConfigError, Problem
 from sim.experiment import Experiment
-from sim.memory_map import MemoryMap, contiguous, map_at, paged
-from sim.metrics import NS_PER_S
+from sim.fleet.cluster import Physics
+from sim.metrics.memory_map import MemoryMap, contiguous, memory_map, paged
+from sim.metrics.summary import NS_PER_S
 from sim.report.canvas import save
 from sim.report.memory_picture import Panel, draw_memory
-from sim.simulation import experiment_cost
+from sim.simulation import core_at, experiment_cost
 from sim.units import UnitError, parse_duration_ns
 from workloads.generate import build
 from workloads.spec import Workload
@@ -78,10 +78,12 @@ def _maps(experiment: Experiment, workload: Workload, instant_ns: int) -> dict[s
         engines = {rule.value: contiguous(experiment.engine, rule) for rule in Reservation}
     except ValueError as error:
         raise _problem("engine.max_model_len", str(error)) from error
-    as_paged = map_at(workload, paged(experiment.engine), physics, instant_ns)
+    as_paged = memory_map(core_at(workload, paged(experiment.engine), physics, instant_ns))
     if not as_paged.num_running:
         raise _problem("--at", f"nothing runs at {_time(instant_ns)}: look at another instant")
-    maps = {name: map_at(workload, engine, physics, instant_ns) for name, engine in engines.items()}
+    maps = {
+        name: memory_map(core_at(workload, engine, physics, instant_ns)) for name, engine in engines.items()
+    }
     return {**maps, PAGED: as_paged}
 
 

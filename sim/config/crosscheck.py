@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from pydantic import BeforeValidator, Field, PlainSerializer, WithJsonSchema
 
 from sim.config.value_types import WHOLE, Section
-from sim.crosscheck.settings import CrosscheckSettings
+from sim.replay_settings import CrosscheckSettings
 
 _PERCENT = re.compile(r"(\d+(?:\.\d+)?) ?%")
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from sim.beam_search import BeamLaw
 from sim.config.checks import Fit
 from sim.config.schema import PAPER, EngineSection, ExperimentFile
 from sim.config.workload import ServeGenSection
@@ -21,8 +20,9 @@ from sim.core.policy import PolicyKind
 from sim.core.reservation import ContiguousConfig, Reservation
 from sim.core.scheduler_config import SchedulerConfig
 from sim.cost.block_moves import BlockLayout, BlockMoves
-from sim.links import HostTraffic
-from sim.speculation import Proposer, Speculation
+from sim.cost.host_traffic import HostTraffic
+from sim.fleet.beam_search import BeamLaw
+from sim.speculation.speculator import Proposer, Speculation
 
 
 def engine_config(fit: Fit) -> EngineConfig:

@@ -26,9 +26,9 @@ from sim.config.yaml_source import Document, read_yaml
 from sim.cost.fixed import FixedCost
 from sim.cost.kernels import Fusion
 from sim.cost.model import ModelShape
+from sim.cost.step_times import StepTimes, calibrated_step_times
 from sim.errors import ConfigError, Problem
 from sim.experiment import Experiment
-from sim.step_times import StepTimes, calibrated_step_times
 
 __all__ = ["Experiment", "json_schema", "load_experiment"]
 

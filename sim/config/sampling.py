@@ -7,7 +7,7 @@ from typing import Annotated
 from pydantic import Field
 
 from sim.config.value_types import CountOrZero, Section
-from sim.sampling import SamplingSettings
+from sim.replay_settings import SamplingSettings
 
 
 class SamplingSection(Section):

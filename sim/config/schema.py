@@ -11,7 +11,6 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, WithJsonSchema
 
-from sim.cluster import ClusterConfig
 from sim.config.catalog import WeightType, is_path, load_gpu, load_model
 from sim.config.crosscheck import CrosscheckSection
 from sim.config.paths import expand_path, folder_of
@@ -20,8 +19,9 @@ from sim.config.speculation import SpeculationSection, StepTimeSection
 from sim.config.value_types import WHOLE, Count, CountOrZero, Duration, Memory, Pause, Section, Share
 from sim.config.workload import WorkloadSection
 from sim.core.policy import Batching, Continuous, Dynamic, Static
-from sim.metrics import Slo
-from sim.router import RouterKind
+from sim.fleet.cluster import ClusterConfig
+from sim.fleet.router import RouterKind
+from sim.metrics.summary import Slo
 
 PAPER = "vllm-v0"
 """The scheduler of the PagedAttention paper (vLLM 0.2.7)."""

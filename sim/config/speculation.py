@@ -7,12 +7,12 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
-from sim.acceptance import AcceptanceLaw, Constant, PerPosition, PerRequest, Runs
-from sim.acceptance_file import read_recorded
 from sim.config.laws import makes_its_value
 from sim.config.paths import DataFile, DataFolder
 from sim.config.value_types import Count, CountOrZero, Duration, Pause, Section
-from sim.speculation import Adaptive, ByBatch, Fixed, HowMany
+from sim.speculation.acceptance import AcceptanceLaw, Constant, PerPosition, PerRequest, Runs
+from sim.speculation.acceptance_file import read_recorded
+from sim.speculation.speculator import Adaptive, ByBatch, Fixed, HowMany
 
 Rate = Annotated[float, Field(ge=0, le=1)]
 

@@ -6,8 +6,8 @@
 How many copies a block is depends on how its bytes lie. In the paper's layout each layer has a tensor of
 keys and one of values, so a block is 2 x layers small pieces, and small blocks are slow to move; engines of
 today lay the pieces of a block side by side, so it is one. GPUs that share a model each move their own part
-over a link of their own; those that share one take turns. Replicas that share one are `sim.links`' affair.
-Refuses to know who waits.
+over a link of their own; those that share one take turns. Replicas that share one are the affair
+of `sim.fleet.links`. Refuses to know who waits.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ Roles of `steps.csv`: `target` is a step of decoding sequences and one prompt ch
 pass of the draft model. `CalibratedCost` predicts with these (`measured.py` says how); between the measured
 points times are linear, and beyond them the outermost cell goes on and says so.
 
-Refuses to measure (`gpu_backend.calibration`).
+Refuses to measure (`gpu_backend.calibration.grid`).
 """
 
 from __future__ import annotations

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from sim.crosscheck.parts import StepParts
-from sim.plan_log import PlanFacts
+from sim.record.plan_log import PlanFacts
 
 KINDS = {"decode": "decode steps", "prefill": "steps with prompts", "verify": "verify steps"}
 PARTS = {"draft_ns": "drafting", "swap_ns": "swap", "copy_ns": "copy-on-write", "schedule_ns": "deciding"}

@@ -1,6 +1,6 @@
 """Do two bodies decide alike? Plans and counters compared, and the first difference told in words.
 
-Plans are those of `sim.plan_log`. Equal means equal to the last block id. Refuses to know how long
+Plans are those of `sim.record.plan_log`. Equal means equal to the last block id. Refuses to know how long
 anything took.
 """
 
@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sim.plan_log import PlanFacts
+from sim.record.plan_log import PlanFacts
 
 _ROW = ("tokens", "tokens computed before", "drafts", "new blocks")
 _MOVES = {"swap_out": "blocks swapped out", "swap_in": "blocks swapped in", "copy": "blocks copied"}

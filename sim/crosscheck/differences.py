@@ -20,9 +20,9 @@ from numpy.typing import NDArray
 from sim.cost.calibration import dump_table
 from sim.crosscheck.observed import LATENCIES, NS_PER_MS, Observed, Timeline
 from sim.crosscheck.parts import StepParts
-from sim.latencies import Latencies, measure_latencies
-from sim.plan_log import PlanFacts
-from sim.run_record import RunRecord
+from sim.metrics.latencies import Latencies, measure_latencies
+from sim.record.plan_log import PlanFacts
+from sim.record.run_record import RunRecord
 
 NS_PER_US = 1e3
 Table = Mapping[str, NDArray[Any]]

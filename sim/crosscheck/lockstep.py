@@ -11,18 +11,17 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-import simpy
-
 from sim.core.engine import EngineConfig, EngineCore
 from sim.core.group import VictimCost
 from sim.core.request import RequestId
 from sim.core.request import Sequence as EngineSequence
 from sim.core.step import BeamFork, StepPlan, StepResult
+from sim.cost.host_traffic import HostTraffic
 from sim.crosscheck.parts import PartCosts, StepParts
-from sim.driver import Timeline
-from sim.links import HostTraffic
-from sim.plan_log import PlanFacts, plan_facts
-from sim.speculation import Speculator
+from sim.fleet.clocks import Time, simulated_time
+from sim.fleet.driver import Timeline
+from sim.record.plan_log import PlanFacts, plan_facts
+from sim.speculation.speculator import Speculator
 
 
 class ReplayEndedError(RuntimeError):
@@ -38,7 +37,7 @@ class ReplayedStep(NamedTuple):
 
 @dataclass(slots=True)
 class Lockstep:
-    """The body of a simulation in lockstep; implements `sim.cluster.Body`.
+    """The body of a simulation in lockstep; implements `sim.fleet.cluster.Body`.
 
     Attributes:
         steps: Of each replica, in order.
@@ -63,9 +62,9 @@ class Lockstep:
         """None: moves are part of the recorded steps."""
         return None
 
-    def clock(self) -> simpy.Environment:
+    def clock(self) -> Time:
         """Simulated time."""
-        return simpy.Environment()
+        return simulated_time()
 
     def core(self, config: EngineConfig) -> EngineCore:
         """A brain as the replay's was."""

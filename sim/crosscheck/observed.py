@@ -12,9 +12,9 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from sim.latencies import measure_latencies
-from sim.occupancy import measure_occupancy, run_span_ns
-from sim.run_record import RunRecord
+from sim.metrics.latencies import measure_latencies
+from sim.metrics.occupancy import measure_occupancy, run_span_ns
+from sim.record.run_record import RunRecord
 
 NS_PER_MS, NS_PER_S = 1e6, 1e9
 Times = NDArray[np.float64]

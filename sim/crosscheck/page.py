@@ -23,7 +23,7 @@ from sim.crosscheck.text import crosscheck_text, verdict_text
 from sim.crosscheck.verdict import Crosscheck
 from sim.errors import ConfigError, Problem
 from sim.report.html import facts_table, html_page, images, section, terminal_text
-from sim.whole_folder import whole_folder
+from sim.results.whole_folder import whole_folder
 
 _WIDTH = 128
 _HOW_TO_READ = """\

@@ -12,7 +12,7 @@ from typing import NamedTuple, Protocol
 
 from sim.core.step import StepPlan, StepResult
 from sim.cost.block_moves import MoveTimes
-from sim.speculation import SpeculationCost, rows_going_on
+from sim.speculation.speculator import SpeculationCost, rows_going_on
 
 
 class StepParts(NamedTuple):

@@ -18,13 +18,12 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from sim.acceptance import Constant, Recorded, RecordingTooShortError, expected_rate
-from sim.cluster import Cluster, Physics
 from sim.core.engine import EngineConfig
 from sim.core.step import ScheduleKind
 from sim.cost.block_moves import MoveTimes
 from sim.cost.calibration import guesses_of
 from sim.cost.cost_model import CostModel
+from sim.cost.host_traffic import HostTraffic
 from sim.crosscheck.attribution import Attribution, attribute
 from sim.crosscheck.comparison import error_rows
 from sim.crosscheck.decisions import differing_counters, first_difference
@@ -34,13 +33,14 @@ from sim.crosscheck.observed import Observed, observe
 from sim.crosscheck.parts import PartCosts, PartialCost, StepParts
 from sim.crosscheck.verdict import AcceptanceRow, Crosscheck, Decisions
 from sim.experiment import Experiment
-from sim.links import HostTraffic
-from sim.plan_log import PlanFacts
-from sim.record_builder import build_record
-from sim.run_record import RunRecord
+from sim.fleet.cluster import Cluster, Physics
+from sim.fleet.victim_cost import CheaperOfTwo
+from sim.record.builder import build_record
+from sim.record.plan_log import PlanFacts
+from sim.record.run_record import RunRecord
 from sim.simulation import experiment_cost, experiment_draft_cost, no_garbage_collection, run
-from sim.speculation import Speculation, SpeculationCost, Speculator
-from sim.victim_cost import CheaperOfTwo
+from sim.speculation.acceptance import Constant, Recorded, RecordingTooShortError, expected_rate
+from sim.speculation.speculator import Speculation, SpeculationCost, Speculator
 from workloads.spec import Workload
 
 _TIMING_COUNTERS = frozenset({"num_plans"})

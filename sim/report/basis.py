@@ -9,10 +9,10 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from sim.basis import Basis, Number, Part
 from sim.cost.hardware import Figure, Source
-from sim.metric_keys import definition_of
-from sim.metrics_definitions import Group
+from sim.metrics.basis import Basis, Number, Part
+from sim.metrics.definitions import Group
+from sim.metrics.keys import definition_of
 from sim.report.numbers import number_text, share_text
 
 UNKNOWN = "unknown"

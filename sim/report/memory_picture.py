@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from sim.memory_map import MemoryMap, SlotState
+from sim.metrics.memory_map import MemoryMap, SlotState
 from sim.report.canvas import BLUE, Canvas
 
 if TYPE_CHECKING:

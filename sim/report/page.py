@@ -10,9 +10,18 @@ from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 
-from sim.metrics import Summary
+from sim.metrics.summary import Summary
 from sim.report.html import html_page, images, terminal_text
+from sim.report.plots import write_plots
 from sim.report.tables import summary_table
+from sim.results.run_folder import Run
+
+
+def draw_run(folder: Path, run: Run) -> None:
+    """Add a run's pictures and its page to its folder."""
+    summary = run.summary
+    files = write_plots(folder / "plots", run.record, summary.slo, summary.identity.experiment)
+    write_page(folder, summary, [file for file in files if file.suffix == ".svg"])
 
 
 def write_page(folder: Path, summary: Summary, pictures: Sequence[Path]) -> Path:

@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from sim.latencies import completed_requests, measure_latencies
-from sim.metrics import NS_PER_MS, NS_PER_S, Slo
+from sim.metrics.latencies import completed_requests, measure_latencies
+from sim.metrics.summary import NS_PER_MS, NS_PER_S, Slo
+from sim.record.run_record import RunRecord
 from sim.report.canvas import BLUE, GREEN, GREY, ORANGE, RED, Canvas, empty, end_label, save, time_axis
 from sim.report.numbers import number_text, share_text
 from sim.report.series import (
@@ -29,7 +30,6 @@ from sim.report.series import (
     rate_of_events,
     round_bins,
 )
-from sim.run_record import RunRecord
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

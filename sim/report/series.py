@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from sim.latencies import completed_requests
-from sim.occupancy import run_span_ns
-from sim.run_record import RunRecord
+from sim.metrics.latencies import completed_requests
+from sim.metrics.occupancy import run_span_ns
+from sim.record.run_record import RunRecord
 
 NS_PER_S = 1_000_000_000
 

@@ -13,12 +13,12 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from sim.compare import Comparison, Row
-from sim.metric_keys import GOALS, definition_of, statistic_key
-from sim.metrics import Number, Summary
-from sim.metrics_definitions import LATENCIES, Group, Metric
+from sim.metrics.definitions import LATENCIES, Group, Metric
+from sim.metrics.keys import GOALS, definition_of, statistic_key
+from sim.metrics.summary import Number, Summary
 from sim.report.basis import basis_tables
 from sim.report.numbers import number_text, share_text
+from sim.results.compare import Comparison, Row
 
 STATISTICS = ("mean", "median", "p90", "p99")
 COLUMNS = (

@@ -17,7 +17,6 @@ import numpy as np
 from hypothesis import strategies as st
 from hypothesis.strategies import DrawFn, SearchStrategy
 
-from sim.cluster import ClusterConfig
 from sim.config import load_experiment
 from sim.config.yaml_dump import dump_yaml
 from sim.core.block_pool import FreeOrder
@@ -30,7 +29,8 @@ from sim.core.reservation import ContiguousConfig, Reservation
 from sim.core.scheduler_config import SchedulerConfig
 from sim.core.step import ScheduledSequence, ScheduleKind, StepPlan
 from sim.experiment import Experiment
-from sim.router import RouterKind
+from sim.fleet.cluster import ClusterConfig
+from sim.fleet.router import RouterKind
 from workloads.spec import Turn, Workload
 
 MAX_PROMPT_TOKENS = 20

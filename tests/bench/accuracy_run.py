@@ -18,9 +18,9 @@ import numpy as np
 
 from sim.config import load_experiment
 from sim.experiment import Experiment
+from sim.record.run_record import RunRecord
 from sim.report.canvas import BLUE, GREY, ORANGE, Canvas, save
 from sim.report.series import Bins, Curve, mean_over_time
-from sim.run_record import RunRecord
 from sim.simulation import simulate
 
 if TYPE_CHECKING:

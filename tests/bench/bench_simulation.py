@@ -17,9 +17,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from sim.config import load_experiment
-from sim.environment import cpu_model
 from sim.experiment import Experiment
-from sim.run_record import RunRecord
+from sim.record.run_record import RunRecord
+from sim.results.environment import cpu_model
 from sim.simulation import simulate
 
 REPO = Path(__file__).resolve().parents[2]

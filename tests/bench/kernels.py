@@ -14,8 +14,8 @@ from pathlib import Path
 import torch
 import triton
 
-from gpu_backend.launches import LaunchLog, counted_launches
 from gpu_backend.ops.implementation import Implementation
+from gpu_backend.ops.launches import LaunchLog, counted_launches
 from sim.config.catalog import load_gpu
 from sim.cost.hardware import Gpu
 from tests.gpu_backend.kernel_cases import KernelCase, kernel_cases

@@ -13,8 +13,8 @@ from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
-from sim.environment import cpu_model
 from sim.report.canvas import save
+from sim.results.environment import cpu_model
 from tests.bench import papers_pagedattention as paged_attention
 from tests.bench import papers_speculation as speculation
 from tests.bench.papers_runs import REPO, Outcome, Run, execute

@@ -6,9 +6,9 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 from sim.config import load_experiment
+from sim.fleet.victim_cost import CheaperOfTwo
 from sim.report.canvas import BLUE, GREEN, GREY, ORANGE, RED, Canvas
 from sim.simulation import experiment_cost
-from sim.victim_cost import CheaperOfTwo
 from tests.bench.papers_runs import PAPERS, Outcome, Range, Row, Run, commands, table
 
 if TYPE_CHECKING:

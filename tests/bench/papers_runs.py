@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 
 from sim.config import load_experiment
-from sim.occupancy import measure_occupancy
-from sim.run_record import RunRecord
+from sim.metrics.occupancy import measure_occupancy
+from sim.metrics.waste import SlotShares, slot_shares
+from sim.record.run_record import RunRecord
 from sim.simulation import simulate
-from sim.waste import SlotShares, slot_shares
 
 REPO = Path(__file__).resolve().parents[2]
 PAPERS = REPO / "configs" / "papers"

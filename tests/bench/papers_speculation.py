@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from sim.report.canvas import BLUE, GREEN, GREY, ORANGE, RED, Canvas
-from sim.speculation_theory import expected_tokens, operations_factor, walltime_improvement
+from sim.speculation.theory import expected_tokens, operations_factor, walltime_improvement
 from tests.bench.papers_runs import Outcome, Range, Row, Run, commands, table
 
 if TYPE_CHECKING:

@@ -150,7 +150,7 @@ def test_a_run_that_cannot_be_written_after_all_leaves_nothing(monkeypatch: pyte
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("sim.results.write_columns", full)
+    monkeypatch.setattr("sim.results.run_folder.write_columns", full)
     assert "No space left on device" in refused("simulate", "tiny.yaml", "--out", "run")
 
 

@@ -15,7 +15,7 @@ import pytest
 
 from sim.cli import simulate
 from sim.cli.app import BAD_INPUT, INTERRUPTED, THE_ANSWER_IS_NO
-from sim.results import load_run
+from sim.results.run_folder import load_run
 from tests.command_line import COMMAND, EXPERIMENT, pagecast, refused
 from tests.recordings import write_recording
 

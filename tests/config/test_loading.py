@@ -13,8 +13,8 @@ from sim.config import load_experiment
 from sim.config.yaml_dump import dump_yaml
 from sim.core.block_pool import FreeOrder
 from sim.core.policy import Continuous, Dynamic, PolicyKind, Static
-from sim.metrics import Slo
-from sim.router import RouterKind
+from sim.fleet.router import RouterKind
+from sim.metrics.summary import Slo
 from tests.config.experiment_files import MINIMAL, write
 from tests.v1 import paged, v1_scheduler
 from workloads.arrivals import ClosedLoop, Poisson

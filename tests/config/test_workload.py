@@ -12,7 +12,7 @@ from sim.config.schema import ClusterSection
 from sim.config.workload import TraceSection
 from sim.config.yaml_dump import dump_yaml
 from sim.errors import ConfigError
-from sim.router import RouterKind
+from sim.fleet.router import RouterKind
 from workloads import arrivals, lengths
 from workloads.servegen import ServeGenWorkload
 from workloads.synthetic import SyntheticWorkload

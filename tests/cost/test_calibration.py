@@ -26,10 +26,10 @@ from sim.cost.calibration import (
     read_device_calibration,
 )
 from sim.cost.fixed import FixedCost
+from sim.cost.step_times import draft_cost
 from sim.errors import ConfigError
 from sim.recording import record_experiment
 from sim.simulation import simulate
-from sim.step_times import draft_cost
 from tests.command_line import refused
 
 ABOUT = {

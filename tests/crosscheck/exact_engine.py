@@ -14,20 +14,20 @@ from typing import Any
 
 import simpy
 
-from sim.acceptance import Constant
-from sim.cluster import Cluster
 from sim.config import load_experiment
 from sim.core.engine import EngineConfig, EngineCore, PlanDetail
 from sim.core.step import Executor, StepPlan, StepResult
 from sim.cost.fixed import FixedCost
 from sim.crosscheck.parts import PartCosts, StepParts
 from sim.crosscheck.run import Replayed, Times
-from sim.driver import Timeline
 from sim.experiment import Experiment
-from sim.plan_log import PlanFacts, PlanLog
-from sim.record_builder import build_record
+from sim.fleet.cluster import Cluster
+from sim.fleet.driver import Timeline
+from sim.record.builder import build_record
+from sim.record.plan_log import PlanFacts, PlanLog
 from sim.simulation import experiment_cost, experiment_draft_cost
-from sim.speculation import DraftCounter, SpeculationCost, Speculator
+from sim.speculation.acceptance import Constant
+from sim.speculation.speculator import DraftCounter, SpeculationCost, Speculator
 from workloads.spec import Workload
 
 US = 1_000

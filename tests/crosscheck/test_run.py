@@ -16,7 +16,7 @@ from sim.crosscheck.comparison import Status
 from sim.crosscheck.run import compare_decisions, crosscheck
 from sim.crosscheck.verdict import Crosscheck
 from sim.experiment import Experiment
-from sim.plan_log import PlanFacts
+from sim.record.plan_log import PlanFacts
 from tests.crosscheck.exact_engine import (
     DRAFT,
     MOVES,

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gpu_backend.batch import StepBatch, build_batch
-from gpu_backend.block_tables import BlockTables
+from gpu_backend.memory.block_tables import BlockTables
 from sim.core.request import Request, Sequence
 from sim.core.step import ScheduledSequence, ScheduleKind, StepPlan
 

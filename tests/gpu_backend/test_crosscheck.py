@@ -17,17 +17,17 @@ pytest.importorskip("torch", reason="the engine needs torch")
 import torch
 from typer.testing import CliRunner
 
-from gpu_backend import calibrate as calibrate_module
-from gpu_backend.bench_steps import Grid
-from gpu_backend.calibration import Calibrator
+from gpu_backend.calibration import calibrate as calibrate_module
+from gpu_backend.calibration.bench_steps import Grid
+from gpu_backend.calibration.grid import Calibrator
 from gpu_backend.devices import DeviceKind
-from gpu_backend.llama import LlamaModel
+from gpu_backend.model.llama import LlamaModel
 from gpu_backend.replay import ReplayOptions
 from sim.cli import app
 from sim.config import load_experiment
 from sim.cost.calibration import SCHEDULE, SPLIT, SWAP, read_device_calibration
 from sim.cost.kernels import Fusion
-from sim.results import load_run
+from sim.results.run_folder import load_run
 from sim.simulation import simulate
 
 CONFIGS = Path(__file__).parents[2] / "configs" / "crosscheck"
@@ -40,8 +40,8 @@ def tiny_grid(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         most = config.scheduler.max_num_seqs
         return Grid((0, 1, most), (0, 8, 64), (16, 200), (1, 4), 1, 2, pads)
 
-    monkeypatch.setattr("gpu_backend.calibration.grid_for", grid_for)
-    monkeypatch.setattr("gpu_backend.in_situ._CONCURRENCIES", (2,))
+    monkeypatch.setattr("gpu_backend.calibration.grid.grid_for", grid_for)
+    monkeypatch.setattr("gpu_backend.calibration.in_situ._CONCURRENCIES", (2,))
     monkeypatch.chdir(tmp_path)
 
 

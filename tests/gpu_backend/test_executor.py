@@ -18,22 +18,22 @@ import torch
 
 from gpu_backend.devices import DeviceKind, find_place
 from gpu_backend.engine import DeviceBody, Models, Speculating
-from gpu_backend.llama import LlamaModel
-from gpu_backend.prompts import Prompts
+from gpu_backend.model.llama import LlamaModel
+from gpu_backend.model.texts import Prompts
+from gpu_backend.model.weights import pack
 from gpu_backend.training.acceptance import decode_plainly
 from gpu_backend.training.network import random_weights
 from gpu_backend.training.pair import DRAFT
-from gpu_backend.weights import pack
-from sim.acceptance import Constant
-from sim.cluster import Cluster
 from sim.config.catalog import load_model
 from sim.core.engine import EngineConfig, PlanDetail
 from sim.core.group import GroupSchedulerConfig, PreemptionMode
 from sim.core.kv_cache import CacheConfig
 from sim.core.scheduler_config import SchedulerConfig
 from sim.cost.fixed import FixedCost
-from sim.sampling import SamplingSettings
-from sim.speculation import Fixed, Proposer, Speculation, SpeculationCost
+from sim.fleet.cluster import Cluster
+from sim.replay_settings import SamplingSettings
+from sim.speculation.acceptance import Constant
+from sim.speculation.speculator import Fixed, Proposer, Speculation, SpeculationCost
 from workloads.spec import Workload
 
 BLOCK_SIZE = 4
@@ -236,7 +236,7 @@ def best_continuations(model: LlamaModel, prompt: Sequence[int], width: int) -> 
 
 
 def last_logits(model: LlamaModel, text: list[int]) -> torch.Tensor:
-    from gpu_backend.fixed_blocks import FixedBlocks
+    from gpu_backend.memory.fixed_blocks import FixedBlocks
 
     return FixedBlocks(model, 1, len(text)).forward([text])[0][-1]
 

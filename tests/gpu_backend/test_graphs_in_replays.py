@@ -11,7 +11,7 @@ import pytest
 pytest.importorskip("torch", reason="the engine needs torch")
 
 from gpu_backend import engine
-from gpu_backend.calibration import Calibrator
+from gpu_backend.calibration.grid import Calibrator
 from gpu_backend.devices import DeviceKind
 from gpu_backend.replay import Replayer, ReplayOptions
 from gpu_backend.runner import padded_sizes

@@ -15,12 +15,12 @@ if os.environ.get("TRITON_INTERPRET") == "1":
 
 import torch
 
-from gpu_backend.fixed_blocks import FixedBlocks
 from gpu_backend.kernel_list import kernels_here
-from gpu_backend.launches import LaunchLog, count_launch, counted_launches
-from gpu_backend.llama import LlamaModel
-from gpu_backend.loading import load_model
+from gpu_backend.memory.fixed_blocks import FixedBlocks
+from gpu_backend.model.llama import LlamaModel
+from gpu_backend.model.loading import load_model
 from gpu_backend.ops.implementation import Implementation
+from gpu_backend.ops.launches import LaunchLog, count_launch, counted_launches
 from gpu_backend.ops.softmax_and_sample import softmax_and_sample
 from sim.cost.kernels import Batch, Fusion, KernelList
 from sim.cost.model import ModelShape

@@ -16,11 +16,11 @@ import torch
 from hypothesis import given, note
 from hypothesis import strategies as st
 
-from gpu_backend.llama import LlamaModel
+from gpu_backend.model.llama import LlamaModel
+from gpu_backend.model.weights import pack
 from gpu_backend.training.acceptance import decode_plainly
 from gpu_backend.training.network import random_weights
 from gpu_backend.training.pair import DRAFT
-from gpu_backend.weights import pack
 from sim.core.engine import EngineConfig, PlanDetail
 from sim.core.group import GroupSchedulerConfig, PreemptionMode
 from sim.core.kv_cache import CacheConfig

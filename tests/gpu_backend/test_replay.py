@@ -17,17 +17,17 @@ pytest.importorskip("torch", reason="the engine needs torch")
 import torch
 from typer.testing import CliRunner
 
+from gpu_backend.calibration.warm_up import warm_up
 from gpu_backend.devices import DeviceKind
 from gpu_backend.engine import Clock
-from gpu_backend.llama import LlamaModel
-from gpu_backend.model_folders import SHIPPED
+from gpu_backend.model.llama import LlamaModel
+from gpu_backend.model.model_folders import SHIPPED
 from gpu_backend.replay import Replayer, ReplayOptions, engine_for_devices
-from gpu_backend.warm_up import warm_up
-from sim.acceptance_file import read_recorded
 from sim.cli import app
 from sim.config import load_experiment
 from sim.experiment import Experiment
-from sim.results import load_run
+from sim.results.run_folder import load_run
+from sim.speculation.acceptance_file import read_recorded
 from workloads.generate import build
 
 ON_CPU = ReplayOptions(DeviceKind.CPU)
@@ -115,8 +115,8 @@ def test_accepted_counts_simulate_the_very_decisions(tmp_path: Path) -> None:
 
 
 def simulated_plans(experiment: Experiment) -> list[Any]:
-    from sim.cluster import Cluster, Physics
-    from sim.plan_log import PlanLog
+    from sim.fleet.cluster import Cluster, Physics
+    from sim.record.plan_log import PlanLog
     from sim.simulation import experiment_cost, experiment_draft_cost
 
     class Logged(Physics):
@@ -187,7 +187,7 @@ def test_memory_that_runs_out_midway_ends_the_run_with_what_it_had(
             raise torch.OutOfMemoryError("out of memory: tried to allocate 2 GiB")
         return forward(*arguments)
 
-    monkeypatch.setattr("gpu_backend.warm_up._NUM_REQUESTS", 1)
+    monkeypatch.setattr("gpu_backend.calibration.warm_up._NUM_REQUESTS", 1)
     monkeypatch.setattr(LlamaModel, "forward", failing)
     done = run_command(str(write(tmp_path)), "--out", str(tmp_path / "run"), "-q", "--device", "cpu")
     assert done.exit_code == 1

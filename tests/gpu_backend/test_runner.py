@@ -12,14 +12,14 @@ import torch
 from torch import Tensor
 
 from gpu_backend.cuda_graphs import cuda_capture
-from gpu_backend.fixed_blocks import FixedBlocks
-from gpu_backend.kv_storage import KVStorage, StorageShape
-from gpu_backend.llama import LlamaModel
+from gpu_backend.memory.fixed_blocks import FixedBlocks
+from gpu_backend.memory.kv_storage import KVStorage, StorageShape
+from gpu_backend.model.llama import LlamaModel
+from gpu_backend.model.weights import pack
 from gpu_backend.ops.implementation import Implementation
 from gpu_backend.runner import Capture, GraphSettings, ModelRunner, Replay, padded_sizes
 from gpu_backend.training.network import random_weights
 from gpu_backend.training.pair import DRAFT
-from gpu_backend.weights import pack
 
 BLOCK_SIZE, NUM_BLOCKS = 4, 40
 

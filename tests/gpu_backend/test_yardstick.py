@@ -9,10 +9,10 @@ pytest.importorskip("torch", reason="the engine needs torch")
 
 import torch
 
-from gpu_backend.llama import LlamaModel
+from gpu_backend.model.llama import LlamaModel
+from gpu_backend.model.weights import pack
 from gpu_backend.training.network import random_weights
 from gpu_backend.training.pair import DRAFT
-from gpu_backend.weights import pack
 from gpu_backend.yardstick import SIZES, Yardstick, mean_us
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from rich.console import Group
 
-from sim.basis import Basis, Part
 from sim.cost.hardware import Figure, Source
+from sim.metrics.basis import Basis, Part
 from sim.report.basis import basis_tables
 from tests.report.test_tables import text_of
 

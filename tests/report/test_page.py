@@ -6,9 +6,9 @@ from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
-from sim.basis import Basis, Part
 from sim.cost.hardware import Figure, Source
-from sim.metrics import Identity
+from sim.metrics.basis import Basis, Part
+from sim.metrics.summary import Identity
 from sim.report.page import run_page, write_page
 from tests.command_line import EXPERIMENT, pagecast
 from tests.report.test_tables import summary_of

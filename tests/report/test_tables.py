@@ -7,12 +7,12 @@ import io
 import pytest
 from rich.console import Console, RenderableType
 
-from sim.compare import compare_runs
-from sim.metric_keys import definition_of
-from sim.metrics import Identity, Slo, Summary, summarize
+from sim.metrics.keys import definition_of
+from sim.metrics.summary import Identity, Slo, Summary, summarize
 from sim.report.numbers import number_text, share_text
 from sim.report.tables import COLUMNS, ROWS, comparison_table, summary_table
-from sim.results import Run
+from sim.results.compare import compare_runs
+from sim.results.run_folder import Run
 from tests.records import MS, S, Served, make_record, toy_run
 
 SLO = Slo(ttft_ns=60 * MS, tpot_ns=20 * MS)

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sim.beam_search import BeamChanges, BeamLaw
 from sim.core.allocator import Grant
 from sim.core.engine import EngineConfig, EngineCore, PlanDetail
 from sim.core.group import GroupSchedulerConfig, PreemptionMode
@@ -22,6 +21,7 @@ from sim.core.policy import PolicyKind
 from sim.core.request import Request, Sequence
 from sim.core.scheduler_config import SchedulerConfig
 from sim.core.step import StepPlan, StepResult
+from sim.fleet.beam_search import BeamChanges, BeamLaw
 from sim.testing.memory import FakeMemory
 from tests.strategies import examples
 

@@ -12,8 +12,8 @@ pytest.importorskip("triton", reason="Triton is not installed")
 if os.environ.get("TRITON_INTERPRET") == "1":
     pytest.skip("the interpreter counts nothing", allow_module_level=True)
 
-from gpu_backend.launches import LaunchLog, counted_launches
 from gpu_backend.ops.implementation import Implementation
+from gpu_backend.ops.launches import LaunchLog, counted_launches
 from tests.gpu_backend.kernel_cases import KernelCase, kernel_cases
 from tests.gpu_backend.ptx.executing import Execution, executed
 

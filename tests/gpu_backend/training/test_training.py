@@ -14,9 +14,10 @@ pytest.importorskip("tokenizers", reason="the corpus is tokenized")
 import torch
 from numpy.typing import NDArray
 
-from gpu_backend.fixed_blocks import FixedBlocks
-from gpu_backend.llama import LlamaModel
-from gpu_backend.loading import load_model
+from gpu_backend.memory.fixed_blocks import FixedBlocks
+from gpu_backend.model.llama import LlamaModel
+from gpu_backend.model.loading import load_model
+from gpu_backend.model.weights import pack
 from gpu_backend.training import continuations, pair
 from gpu_backend.training.__main__ import main
 from gpu_backend.training.acceptance import Counts, decode_plainly
@@ -25,7 +26,6 @@ from gpu_backend.training.checkpoint import export, load_checkpoint
 from gpu_backend.training.corpus import read_corpus
 from gpu_backend.training.network import Weights, logits_of, random_weights
 from gpu_backend.training.optimizer import LearningRates, orthogonalized
-from gpu_backend.weights import pack
 from sim.errors import ConfigError
 
 TINY = dataclasses.replace(

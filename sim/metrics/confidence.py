@@ -1,0 +1,110 @@
+"""How sure a run is: what its step times were fitted to, and the answer if they are off as far as that was.
+
+Three simulations make a band: step times as predicted, and every fitted part at the short and at the long end
+of where nine of ten measured times lie, all parts the same way for the whole run. Errors of different kernels
+partly cancel, so what is fitted does less than that in nine of ten runs. What was not fitted is not moved,
+and may move the answer further. Refuses to simulate: whoever asks says how an answer is had.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import fields, replace
+
+from sim.cost.calibration import CalibratedCost
+from sim.cost.cost_model import CostModel
+from sim.cost.curve_parameters import FittedCurves, Spread
+from sim.cost.hardware import Figure, Gpu, Source
+from sim.cost.measured import MeasuredCost
+from sim.cost.model import ModelShape
+from sim.cost.roofline import RooflineCost
+from sim.cost.spread import range_of
+from sim.cost.step_time import KernelCost
+from sim.metrics.basis import Basis, Number, Part
+
+HEADLINES = (
+    "median_ttft_ms",
+    "p99_ttft_ms",
+    "median_tpot_ms",
+    "p99_tpot_ms",
+    "median_e2el_ms",
+    "p99_e2el_ms",
+    "request_throughput",
+    "output_throughput",
+    "sim_slo_attainment",
+)
+"""What the band is given for."""
+
+Answer = Callable[[bool], Mapping[str, Number]]
+"""The values of a summary with all fitted step times at one end: the slower one, or else the faster."""
+
+
+def basis_of(
+    model: ModelShape, gpu: Gpu, cost: CostModel, *, num_gpus_per_layer: int, known_times: str | None
+) -> Basis:
+    """Figures and spreads; nothing is simulated.
+
+    Args:
+        model: What is served.
+        gpu: On what.
+        cost: The step times of the run.
+        num_gpus_per_layer: GPUs that share each layer; sums over them count from two.
+        known_times: Where step times come from that are no cost model's; None: they are one's.
+    """
+    sizes = Figure("model", f"{model.num_parameters / 1e9:.2f} billion parameters", Source(model.source))
+    if known_times is not None:
+        parts = [_unknown("steps", known_times)]
+    elif not isinstance(cost, KernelCost):
+        parts = [_unknown("steps", _how(cost))]
+    elif gpu.step_spread is not None:
+        parts = [_known("steps", gpu.step_spread)]
+    else:
+        parts = list(_kernel_parts(gpu, num_gpus=num_gpus_per_layer))
+    return Basis((*gpu.figures, sizes), tuple(parts))
+
+
+def with_band(basis: Basis, predicted: Mapping[str, Number], answer: Answer) -> Basis:
+    """The same with the answer at both ends, beside `predicted`, the values of the run itself.
+
+    Asks for two more answers, or for none where nothing is known.
+    """
+    if not basis.is_known:
+        return basis
+    ends = [answer(slower) for slower in (False, True)]
+    keys = [key for key in HEADLINES if predicted.get(key) is not None]
+    return replace(basis, band={key: (ends[0][key], predicted[key], ends[1][key]) for key in keys})
+
+
+def _how(cost: CostModel) -> str:
+    """Why nothing is known."""
+    match cost:
+        case MeasuredCost() | CalibratedCost():
+            return "interpolated between measured steps; what lies between was not measured"
+        case RooflineCost():
+            return "a roofline of the hardware's figures, which were not fitted to steps"
+        case _:
+            return f"times of {type(cost).__name__}; how far they are off was not measured"
+
+
+def _kernel_parts(gpu: Gpu, *, num_gpus: int) -> Iterator[Part]:
+    for field in fields(FittedCurves):
+        curve = getattr(gpu.curves, field.name)
+        if field.name == "all_reduce" and num_gpus == 1:
+            continue
+        if curve is None:
+            yield _unknown(field.name, "not measured on this GPU: assumed to be like an H100's")
+        elif curve.spread is None:
+            yield _unknown(field.name, "its curve in the hardware file has no spread")
+        else:
+            yield _known(field.name, curve.spread)
+    yield _unknown("host", "launches, scheduling, sampling: figures of the hardware file, not fitted")
+
+
+def _known(name: str, spread: Spread) -> Part:
+    low, high = range_of(spread)
+    rests_on = f"nine of ten of {spread.num_points:,} measured times; {spread.domain}"
+    return Part(name, 1 - low, high - 1 if high != float("inf") else None, rests_on)
+
+
+def _unknown(name: str, rests_on: str) -> Part:
+    return Part(name, None, None, rests_on)
