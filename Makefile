@@ -5,7 +5,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 # The warning that is silenced tells of editable installs in general, to whoever sets up for the first time.
 INSTALL := PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet --disable-pip-version-check
-CODE := sim workloads gpu_backend tests
+CODE := pagecast sim workloads gpu_backend tests
 
 .DEFAULT_GOAL := help
 .PHONY: help quickstart simulate compare test test-all test-gpu check format bench fault-table papers accuracy kernels crosscheck clean

@@ -48,6 +48,7 @@ class Experiment:
         step_times: Known step times; None: those of the cost model.
         sampling: How a real engine chooses tokens.
         crosscheck: How far a simulation may be from its replay.
+        own_files: Sources of the user's own policies.
         fusion: How much of a step is one kernel; None: step times are those of `RooflineCost`.
     """
 
@@ -72,6 +73,7 @@ class Experiment:
     sampling: SamplingSettings = _AS_VLLM
     crosscheck: CrosscheckSettings = _NOT_JUDGED
     pipeline_parallel_size: int = 1
+    own_files: tuple[Path, ...] = field(default=(), compare=False)
 
     @property
     def paged_block_size(self) -> int | None:

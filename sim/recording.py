@@ -128,6 +128,19 @@ def write_served(
         band_over: The workload, if it is to be simulated twice more for what the spread of step times does.
         started: When serving began; None: now.
     """
+    run = sum_up(experiment, served, band_over=band_over, started=started)
+    write_summed_up(folder, experiment, served, run, with_plots=with_plots)
+    return run
+
+
+def sum_up(
+    experiment: Experiment,
+    served: Served,
+    *,
+    band_over: Workload | None = None,
+    started: datetime | None = None,
+) -> Run:
+    """What came of serving a workload, as a run; nothing is written. Arguments as in `write_served`."""
     config, record = experiment.resolved(), served.record
     identity = Identity(experiment.name, str(config["model"]), experiment.seed)
     facts = Facts(
@@ -138,10 +151,15 @@ def write_served(
     if served.is_predicted:
         summary = replace(summary, basis=basis_of_run(experiment, band_over, summary.values))
     environment = collect_environment(facts) | dict(served.environment)
-    run = Run(config, record, summary, environment)
-    traffic = traffic_of(experiment.workload, record)
+    return Run(config, record, summary, environment)
+
+
+def write_summed_up(
+    folder: Path, experiment: Experiment, served: Served, run: Run, *, with_plots: bool = True
+) -> None:
+    """Write the folder of a run that was summed up; it must not be there."""
+    traffic = traffic_of(experiment.workload, run.record)
     write_run(folder, run, traffic, draw=_draw if with_plots else None, attachments=served.attachments)
-    return run
 
 
 def _draw(folder: Path, run: Run) -> None:
@@ -205,7 +223,8 @@ def _fault_of(folder: Path) -> str | None:
 
 def inputs_of(experiment: Experiment) -> list[Path]:
     """Files the result depends on: the experiment's own, and all that it names."""
-    return [experiment.source, *_workload_files(experiment.workload), *_named_files(experiment.settings)]
+    named = _named_files(experiment.settings)
+    return [experiment.source, *_workload_files(experiment.workload), *named, *experiment.own_files]
 
 
 def _workload_files(workload: WorkloadConfig) -> list[Path]:

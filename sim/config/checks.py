@@ -56,6 +56,20 @@ class Fit:
         return cls(file.model_copy(update={"engine": engine}), model, gpu, draft)
 
     @property
+    def known(self) -> dict[str, int]:
+        """What classes of the user's own may ask for, by name (`sim.config.own.KNOWN`)."""
+        drafting = self.file.speculation
+        return {
+            "seed": self.file.seed,
+            "num_replicas": self.file.cluster.replicas,
+            "block_size": self.engine.block_size,
+            "max_num_seqs": self.engine.max_num_seqs,
+            "max_num_batched_tokens": self.max_num_batched_tokens,
+            "max_model_len": self.max_model_len,
+            "num_speculative_tokens": drafting.how_many().most if drafting is not None else 0,
+        }
+
+    @property
     def draft_tensor_parallel_size(self) -> int:
         """GPUs that share each layer of the draft model."""
         speculation = self.file.speculation
@@ -305,6 +319,13 @@ class Fit:
                 f"{self.gpu.name} has no 8-bit products: the fp8 weights of {self.model.name} save memory "
                 "and reading, and are multiplied in 16 bits"
             )
+        for key in ("victim_choice", "scheduler_cls"):
+            own = getattr(self.engine, key)
+            if own is not None:
+                yield (
+                    f"engine.{key} {own.short_name}: every sequence is planned by itself in every step, so "
+                    "that none of its decisions is passed over; the simulation takes longer"
+                )
         if self.file.cluster.router == "prefix_affine" and not self.engine.enable_prefix_caching:
             yield "cluster.router prefix_affine gains nothing while engine.enable_prefix_caching is false"
         if self.engine.async_scheduling and self.engine.fusion == "roofline":

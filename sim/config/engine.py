@@ -9,7 +9,9 @@ from __future__ import annotations
 from typing import Any
 
 from sim.config.checks import Fit
+from sim.config.own import OwnClass
 from sim.config.schema import PAPER, EngineSection, ExperimentFile
+from sim.config.speculation import SpeculationSection
 from sim.config.workload import ServeGenSection
 from sim.core.block_pool import FreeOrder
 from sim.core.engine import EngineConfig
@@ -30,7 +32,9 @@ def engine_config(fit: Fit) -> EngineConfig:
     section = fit.engine
     limits: dict[str, Any] = {} if section.max_horizon is None else {"max_horizon": section.max_horizon}
     scheduler = _paper_config(fit) if section.scheduler == PAPER else _v1_config(section, fit)
-    return EngineConfig(_memory_config(section, fit), scheduler, **limits)
+    return EngineConfig(
+        _memory_config(section, fit), scheduler, make_scheduler=section.scheduler_cls, **limits
+    )
 
 
 def host_traffic(fit: Fit) -> HostTraffic | None:
@@ -74,7 +78,7 @@ def _memory_config(section: EngineSection, fit: Fit) -> MemoryConfig:
 def _v1_config(section: EngineSection, fit: Fit) -> SchedulerConfig:
     drafting = fit.file.speculation
     num_drafts = drafting.how_many().most if drafting is not None else 0
-    proposer = Proposer(drafting.proposer) if drafting is not None else None
+    proposer = _proposer_of(drafting) if drafting is not None else None
     return SchedulerConfig(
         max_model_len=fit.max_model_len,
         max_num_seqs=section.max_num_seqs,
@@ -84,6 +88,8 @@ def _v1_config(section: EngineSection, fit: Fit) -> SchedulerConfig:
         long_prefill_token_threshold=section.long_prefill_token_threshold,
         exempt_lone_prompt=bool(section.exempt_lone_prompt),
         policy=PolicyKind(section.scheduling_policy),
+        waiting_order=section.waiting_order,
+        victim_choice=section.victim_choice,
         watermark_fraction=section.watermark or 0.0,
         full_sequence_gate=bool(section.full_sequence_gate),
         async_scheduling=section.async_scheduling,
@@ -100,7 +106,7 @@ def speculation_of(fit: Fit) -> Speculation | None:
     if section is None:
         return None
     return Speculation(
-        Proposer(section.proposer),
+        _proposer_of(section),
         section.how_many(),
         section.acceptance.value(),
         seed=fit.file.seed,
@@ -108,7 +114,12 @@ def speculation_of(fit: Fit) -> Speculation | None:
         draft=fit.draft,
         draft_tensor_parallel_size=fit.draft_tensor_parallel_size,
         draft_overhead_ns=section.draft_overhead,
+        make_proposer=section.proposer if isinstance(section.proposer, OwnClass) else None,
     )
+
+
+def _proposer_of(section: SpeculationSection) -> Proposer:
+    return Proposer.OWN if isinstance(section.proposer, OwnClass) else Proposer(section.proposer)
 
 
 def _paper_config(fit: Fit) -> GroupSchedulerConfig:

@@ -16,6 +16,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
+from sim.config.own import OwnClassError
 from sim.config.yaml_source import Document, KeyPath, Mark, dotted
 from sim.errors import ConfigError, Problem
 
@@ -84,11 +85,20 @@ def _problem_of(detail: ErrorDetails, section: type[BaseModel], document: Docume
             message = _not_one_of(context["tag"], list(_kinds(found.annotation)))
         case "literal_error":
             message = _not_one_of(value, [str(word) for word in _literals(found.annotation)])
+        case "value_error" if isinstance(context["error"], OwnClassError):
+            return _own_problem(context["error"], path, document)
         case "value_error":
             message = str(context["error"])
         case _:
             message = _wrong_value(detail["type"], value, context, detail["msg"])
     return problem_at(document.value_mark(path), path, message)
+
+
+def _own_problem(error: OwnClassError, path: KeyPath, document: Document) -> Problem:
+    """Of a class of one's own, at the key below it that is wrong."""
+    whole = (*path, *error.place)
+    mark = document.key_mark(whole) if error.is_key else document.value_mark(whole)
+    return problem_at(mark, whole, str(error))
 
 
 def _not_one_of(value: object, known: Sequence[str]) -> str:

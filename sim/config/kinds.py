@@ -22,6 +22,9 @@ _NOT_OF_THE_PAPER = {
     "full_sequence_gate": ("gate of this kind", (None,)),
     "exempt_lone_prompt": ("limit for one prompt", (None,)),
     "free_order": ("free order but last freed first", (None,)),
+    "waiting_order": ("order but fcfs", (None,)),
+    "victim_choice": ("choice of victims", (None,)),
+    "scheduler_cls": ("class in its place", (None,)),
     "async_scheduling": ("overlap of scheduling", (False,)),
     "kv_allocation": ("memory but a paged one", ("paged",)),
 }
@@ -53,6 +56,8 @@ def _paper_faults(file: ExperimentFile) -> Iterator[Fault]:
 
 def _v1_faults(file: ExperimentFile) -> Iterator[Fault]:
     scheduler = file.engine.scheduler
+    if file.engine.waiting_order is not None and file.engine.scheduling_policy != "fcfs":
+        yield ("engine", "scheduling_policy"), "is replaced by engine.waiting_order: leave one of them out"
     for key in ("preemption_mode", "max_paddings"):
         if getattr(file.engine, key) is not None:
             yield ("engine", key), f"scheduler {scheduler} has no such setting: set scheduler to {PAPER}"

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -21,12 +22,13 @@ from sim.config.engine import beam_law, engine_config, host_traffic, speculation
 from sim.config.errors import in_file_order, problem_at, problems_of
 from sim.config.overrides import apply_override
 from sim.config.paths import Surroundings
+from sim.config.roles import construction_faults, own_classes, with_known
 from sim.config.schema import ExperimentFile, json_schema
 from sim.config.yaml_source import Document, read_yaml
 from sim.cost.fixed import FixedCost
 from sim.cost.kernels import Fusion
 from sim.cost.model import ModelShape
-from sim.cost.step_times import StepTimes, calibrated_step_times
+from sim.cost.step_times import OwnCost, StepTimes, calibrated_step_times
 from sim.errors import ConfigError, Problem
 from sim.experiment import Experiment
 
@@ -75,7 +77,9 @@ def _place(problem: Problem) -> tuple[object, ...]:
 def _compose(file: ExperimentFile, document: Document, path: Path) -> Experiment:
     model, gpu = load_model(file.model, path.parent), load_gpu(file.hardware, path.parent)
     fit = Fit.of(file, model, gpu, _draft_of(file, path))
-    faults = [problem_at(document.value_mark(key), key, message) for key, message in fit.faults()]
+    fit = replace(fit, file=with_known(fit.file, fit.known))
+    found = [*fit.faults(), *construction_faults(fit.file)]
+    faults = [problem_at(document.value_mark(key), key, message) for key, message in found]
     if faults:
         raise ConfigError(in_file_order(faults))
     settings = fit.engine.model_copy(update={"max_model_len": fit.max_model_len})
@@ -94,7 +98,7 @@ def _compose(file: ExperimentFile, document: Document, path: Path) -> Experiment
         results_dir=Path(file.results.dir),
         settings=file.model_dump(mode="json", exclude_none=True),
         source=path,
-        warnings=tuple(fit.warnings()),
+        warnings=(*fit.warnings(), *(step_times.warnings() if step_times else ())),
         traffic=step_times.traffic(host_traffic(fit)) if step_times else host_traffic(fit),
         beams=beam_law(file),
         speculation=speculation_of(fit),
@@ -103,6 +107,7 @@ def _compose(file: ExperimentFile, document: Document, path: Path) -> Experiment
         crosscheck=file.crosscheck.value(),
         fusion=None if file.engine.fusion == "roofline" else Fusion(file.engine.fusion),
         pipeline_parallel_size=fit.pipeline_parallel_size,
+        own_files=tuple(own.source for _, own in own_classes(file) if own.source is not None),
     )
 
 
@@ -120,8 +125,12 @@ def _step_times(file: ExperimentFile) -> StepTimes | None:
     if section.calibration is not None:
         model = file.model_dump(mode="json", include={"model"})["model"]
         return calibrated_step_times(Path(section.calibration), file.engine.fusion, model, _drafts(file))
-    assert section.target is not None, "checked by the section"
     draft = FixedCost(section.draft) if section.draft is not None else None
+    if section.cost is not None:
+        own = section.cost
+        predicts_horizons = bool(getattr(own.made, "predicts_horizons", False))
+        return StepTimes(OwnCost(own, own.short_name, predicts_horizons), draft)
+    assert section.target is not None, "checked by the section"
     return StepTimes(FixedCost(section.target), draft)
 
 

@@ -11,8 +11,11 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, WithJsonSchema
 
+from sim.config import roles
 from sim.config.catalog import WeightType, is_path, load_gpu, load_model
 from sim.config.crosscheck import CrosscheckSection
+from sim.config.own import OwnClass
+from sim.config.own_reading import ReadsOwn
 from sim.config.paths import expand_path, folder_of
 from sim.config.sampling import SamplingSection
 from sim.config.speculation import SpeculationSection, StepTimeSection
@@ -30,6 +33,11 @@ Allocation = Literal["paged", "max", "pow2", "oracle"]
 KvElement = Literal["auto", "fp16", "bf16", "fp8", "int8"]
 KV_BYTES: dict[str, int] = {"auto": 2, "fp16": 2, "bf16": 2, "fp8": 1, "int8": 1}
 """Of one element of the KV cache; `auto` is the model's own 16 bits."""
+
+RouterName = Annotated[str | OwnClass, ReadsOwn(roles.ROUTER, tuple(kind.value for kind in RouterKind))]
+OwnOrder = Annotated[OwnClass, ReadsOwn(roles.WAITING_ORDER)]
+OwnVictims = Annotated[OwnClass, ReadsOwn(roles.VICTIM_CHOICE)]
+OwnScheduler = Annotated[OwnClass, ReadsOwn(roles.SCHEDULER)]
 
 _V1 = {"enable_chunked_prefill": True, "watermark": 0.0, "max_num_batched_tokens": 8192}
 RELEASE_RULES: dict[str, dict[str, Any]] = {
@@ -141,6 +149,20 @@ class EngineSection(Section):
     scheduling_policy: Literal["fcfs", "priority"] = Field(
         default="fcfs", description="Waiting order: first come first served, or by priority."
     )
+    waiting_order: OwnOrder | None = Field(
+        default=None,
+        description="A waiting order of your own, my_module:MyOrder, for scheduling_policy's (not vllm-v0).",
+    )
+    victim_choice: OwnVictims | None = Field(
+        default=None,
+        description="Whom a shortage of KV blocks costs its place: a class of your own, my_module:MyChoice; "
+        "left out: as scheduling_policy says (not vllm-v0).",
+    )
+    scheduler_cls: OwnScheduler | None = Field(
+        default=None,
+        description="A whole scheduler of your own, my_module:MyScheduler, perhaps a subclass of "
+        "pagecast.Scheduler; all other keys keep their meaning (not vllm-v0).",
+    )
     watermark: Annotated[float, Field(ge=0, lt=1)] | None = Field(
         default=None,
         description="Part of the KV blocks that an admission leaves free while others run; left out: 0 "
@@ -240,8 +262,10 @@ class ClusterSection(Section):
     replicas: Annotated[int, Field(ge=1, le=10_000), WHOLE] = Field(
         default=1, description="Engines, each with memory of its own."
     )
-    router: Literal["round_robin", "least_outstanding", "prefix_affine"] = Field(
-        default="round_robin", description="How a request finds its replica."
+    router: RouterName = Field(
+        default="round_robin",
+        description="How a request finds its replica; round_robin, least_outstanding, prefix_affine, or a "
+        "class of your own, my_module:MyRouter.",
     )
     max_affinity_excess: CountOrZero = Field(
         default=8,
@@ -251,6 +275,8 @@ class ClusterSection(Section):
 
     def value(self) -> ClusterConfig:
         """The configuration behind it."""
+        if isinstance(self.router, OwnClass):
+            return ClusterConfig(self.replicas, make_router=self.router)
         return ClusterConfig(self.replicas, RouterKind(self.router), self.max_affinity_excess)
 
 

@@ -7,13 +7,21 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
+from sim.config import roles
 from sim.config.laws import makes_its_value
+from sim.config.own import OwnClass
+from sim.config.own_reading import ReadsOwn
 from sim.config.paths import DataFile, DataFolder
 from sim.config.value_types import Count, CountOrZero, Duration, Pause, Section
-from sim.speculation.acceptance import AcceptanceLaw, Constant, PerPosition, PerRequest, Runs
+from sim.speculation.acceptance import AcceptanceLaw, Constant, Own, PerPosition, PerRequest, Runs
 from sim.speculation.acceptance_file import read_recorded
 from sim.speculation.speculator import Adaptive, ByBatch, Fixed, HowMany
 
+ProposerName = Annotated[
+    str | OwnClass, ReadsOwn(roles.PROPOSER, ("draft_model", "ngram", "medusa", "eagle"))
+]
+OwnLaw = Annotated[OwnClass, ReadsOwn(roles.ACCEPTANCE)]
+OwnCostModel = Annotated[OwnClass, ReadsOwn(roles.COST)]
 Rate = Annotated[float, Field(ge=0, le=1)]
 
 
@@ -78,8 +86,19 @@ class RecordedSection(Section):
         return read_recorded(Path(self.path))
 
 
+class OwnLawSection(Section):
+    """A law of one's own."""
+
+    kind: Literal["own"]
+    law: OwnLaw = Field(description="A class, my_module:MyLaw.")
+
+    def value(self) -> AcceptanceLaw:
+        """The law behind it."""
+        return Own(self.law)
+
+
 AcceptanceSection = Annotated[
-    ConstantSection | PerPositionSection | PerRequestSection | RunsSection | RecordedSection,
+    ConstantSection | PerPositionSection | PerRequestSection | RunsSection | RecordedSection | OwnLawSection,
     Field(discriminator="kind"),
     AfterValidator(makes_its_value),
 ]
@@ -95,8 +114,10 @@ class BatchDraftsSection(Section):
 class SpeculationSection(Section):
     """Speculative decoding: a cheap proposer drafts, the model checks all drafts in one pass."""
 
-    proposer: Literal["draft_model", "ngram", "medusa", "eagle"] = Field(
-        default="draft_model", description="Who drafts: a small model, a look-up, or heads on the model."
+    proposer: ProposerName = Field(
+        default="draft_model",
+        description="Who drafts: a small model (draft_model), a look-up (ngram), heads on the model (medusa, "
+        "eagle), or a class of your own, my_module:MyProposer.",
     )
     draft_model: str | None = Field(
         default=None, description="The small model: name in the catalogue, or path of a YAML file."
@@ -145,10 +166,14 @@ class StepTimeSection(Section):
         default=None, description="Folder that pagecast calibrate wrote, instead of target and draft."
     )
 
+    cost: OwnCostModel | None = Field(
+        default=None, description="A cost model of your own, my_module:MyCost, instead of both."
+    )
+
     @model_validator(mode="after")
-    def _one_of_both(self) -> StepTimeSection:
-        if (self.target is None) == (self.calibration is None):
-            raise ValueError("needs either target (and draft), or calibration")
+    def _one_of_them(self) -> StepTimeSection:
+        if sum(value is not None for value in (self.target, self.calibration, self.cost)) != 1:
+            raise ValueError("needs either target (and draft), or calibration, or cost")
         if self.calibration is not None and self.draft is not None:
             raise ValueError("has draft beside calibration, which holds the draft model's times itself")
         return self

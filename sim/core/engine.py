@@ -18,7 +18,7 @@ unfinished, no block is held.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from enum import Enum
 
@@ -56,6 +56,10 @@ class SubmitStatus(Enum):
     """It may join the very next step: a plan under way must end with its current step."""
 
 
+MakeScheduler = Callable[..., StepScheduler]
+"""From (config, kv, plans_sequences=, max_horizon=), as `Scheduler` is made."""
+
+
 @dataclass(frozen=True, slots=True)
 class EngineConfig:
     """All settings of one replica's core.
@@ -65,12 +69,14 @@ class EngineConfig:
         max_horizon: Most steps one plan may stand for; 1 makes every step a plan of its own (the paper's
             scheduler always does).
         detail: How much plans say.
+        make_scheduler: Makes a scheduler of one's own; None: the one that the configuration names.
     """
 
     cache: MemoryConfig
     scheduler: SchedulerConfig | GroupSchedulerConfig
     max_horizon: int = 2**31
     detail: PlanDetail = PlanDetail.COUNTS
+    make_scheduler: MakeScheduler | None = None
 
     def __post_init__(self) -> None:
         if self.max_horizon < 1:
@@ -291,9 +297,8 @@ def _make_scheduler(config: EngineConfig, kv: KVMemory, victim_cost: VictimCost 
     match config.scheduler:
         case SchedulerConfig():
             plans_sequences = config.detail is PlanDetail.SEQUENCES
-            return Scheduler(
-                config.scheduler, kv, plans_sequences=plans_sequences, max_horizon=config.max_horizon
-            )
+            make = config.make_scheduler or Scheduler
+            return make(config.scheduler, kv, plans_sequences=plans_sequences, max_horizon=config.max_horizon)
         case GroupSchedulerConfig():
             assert isinstance(kv, KVCacheManager), "checked by the configuration"
             return GroupScheduler(config.scheduler, kv, victim_cost)

@@ -13,12 +13,14 @@ Refuses to know blocks and budgets.
 from __future__ import annotations
 
 import heapq
+from bisect import insort
 from collections import deque
 from collections.abc import Iterator
+from collections.abc import Sequence as AbstractSequence
 from dataclasses import dataclass
 from enum import Enum
 from itertools import islice
-from typing import Protocol
+from typing import Any, Protocol
 
 from sim.core.request import Sequence
 
@@ -56,6 +58,22 @@ class WaitingQueue(Protocol):
     def __len__(self) -> int: ...
 
     def __iter__(self) -> Iterator[Sequence]: ...
+
+
+class WaitingOrder(Protocol):
+    """An order of one's own for sequences that wait."""
+
+    def key(self, seq: Sequence) -> Any:
+        """What is compared, smallest first; asked once, when a sequence begins to wait."""
+        ...
+
+
+class VictimChoice(Protocol):
+    """A choice of one's own: whom a shortage of blocks costs its place."""
+
+    def choose(self, running: AbstractSequence[Sequence], needy: Sequence) -> Sequence:
+        """One of `running`, which are in order of admission; perhaps `needy` itself, which lacks a block."""
+        ...
 
 
 class FcfsQueue(deque[Sequence]):
@@ -104,13 +122,57 @@ class PriorityQueue:
         return (entry[-1] for entry in sorted(self._heap))
 
 
+class OrderedQueue:
+    """By an order of one's own; of equals, whoever began to wait first."""
+
+    __slots__ = ("_entries", "_num_pushed", "_order")
+
+    def __init__(self, order: WaitingOrder) -> None:
+        self._order = order
+        self._entries: list[tuple[Any, int, Sequence]] = []
+        self._num_pushed = 0
+
+    def push(self, seq: Sequence) -> None:
+        """Add where the order says."""
+        self._num_pushed += 1
+        insort(self._entries, (self._order.key(seq), self._num_pushed, seq), key=_entry_key)
+
+    def push_preempted(self, seq: Sequence) -> None:
+        """Likewise."""
+        self.push(seq)
+
+    def head(self) -> Sequence:
+        """The first in order."""
+        return self._entries[0][-1]
+
+    def pop_head(self) -> Sequence:
+        """Take the first out."""
+        return self._entries.pop(0)[-1]
+
+    def remove(self, seq: Sequence) -> None:
+        """Take one out of the middle."""
+        del self._entries[next(place for place, entry in enumerate(self._entries) if entry[-1] is seq)]
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def __iter__(self) -> Iterator[Sequence]:
+        return (entry[-1] for entry in self._entries)
+
+
+def _entry_key(entry: tuple[Any, int, Sequence]) -> tuple[Any, int]:
+    return entry[:2]
+
+
 def priority_key(seq: Sequence) -> tuple[int, int, int]:
     """Urgency: smaller goes first and is preempted last. Sequence ids make it unique."""
     return seq.request.priority, seq.request.arrival_ns, seq.seq_id
 
 
-def make_waiting_queue(kind: PolicyKind) -> WaitingQueue:
-    """An empty queue of that kind."""
+def make_waiting_queue(kind: PolicyKind, order: WaitingOrder | None = None) -> WaitingQueue:
+    """An empty queue of that kind, or in an order of one's own."""
+    if order is not None:
+        return OrderedQueue(order)
     match kind:
         case PolicyKind.FCFS:
             return FcfsQueue()

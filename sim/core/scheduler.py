@@ -37,7 +37,8 @@ class Scheduler:
         self, config: SchedulerConfig, kv: KVMemory, *, plans_sequences: bool, max_horizon: int
     ) -> None:
         self.config = config
-        self.waiting: WaitingQueue = make_waiting_queue(config.policy)
+        order = config.waiting_order
+        self.waiting: WaitingQueue = make_waiting_queue(config.policy, order() if order is not None else None)
         self.running: dict[Sequence, None] = {}
         """In order of admission."""
         self.steady = SteadyBatch(kv)
@@ -46,8 +47,10 @@ class Scheduler:
         self._kv = kv
         self._gate = BatchGate(config.batching)
         self._max_horizon = max_horizon
-        self._allows_steady = not (
+        self._victims = config.victim_choice() if config.victim_choice is not None else None
+        self._allows_steady = type(self) is Scheduler and not (  # a subclass may have changed any rule
             plans_sequences
+            or self._victims
             or config.async_scheduling
             or config.num_speculative_tokens
             or config.num_lookahead_slots
@@ -94,7 +97,7 @@ class Scheduler:
             return True
         if num_running >= self.config.max_num_seqs or not self._gate.is_continuous:
             return False
-        return is_next or (self.config.policy is PolicyKind.PRIORITY and waiting.head() is seq)
+        return is_next or waiting.head() is seq
 
     def wake_ns(self) -> int | None:
         """When, with nothing running, waiting alone will start a batch."""
@@ -264,7 +267,7 @@ class Scheduler:
             return True
         num_held = len(seq.table)
         while self._kv.grow(seq, num_tokens) is AllocStatus.LATER:
-            victim = self._choose_victim()
+            victim = self._choose_victim(seq)
             self._preempt(victim, draft)
             if victim is seq:
                 return False
@@ -281,7 +284,13 @@ class Scheduler:
         last = seq.num_prompt_tokens + seq.request.max_tokens
         return seq.num_computed + 2 - seq.num_in_flight >= last
 
-    def _choose_victim(self) -> Sequence:
+    def _choose_victim(self, needy: Sequence) -> Sequence:
+        """Whom it costs its place that `needy` lacks a block."""
+        if self._victims is not None:
+            victim = self._victims.choose(tuple(self.running), needy)
+            if victim not in self.running:
+                raise ValueError(f"{type(self._victims).__name__} chose {victim!r}, which does not run")
+            return victim
         if self.config.policy is PolicyKind.PRIORITY:
             return max(self.running, key=priority_key)
         return next(reversed(self.running))

@@ -6,9 +6,10 @@ What differs between releases of the reference engine is a setting here (and the
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from sim.core.policy import Batching, Continuous, PolicyKind
+from sim.core.policy import Batching, Continuous, PolicyKind, VictimChoice, WaitingOrder
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +33,7 @@ class SchedulerConfig:
         batch
             stays uniform (not in vLLM 0.16 and before).
         batching: Continuous, or a fixed batch.
+        waiting_order, victim_choice: Make a policy of one's own for each replica; None: as `policy` says.
     """
 
     max_model_len: int
@@ -50,6 +52,8 @@ class SchedulerConfig:
     num_draft_rows: int = 0
     pad_single_token_admissions: bool = True
     batching: Batching = field(default_factory=Continuous)
+    waiting_order: Callable[[], WaitingOrder] | None = None
+    victim_choice: Callable[[], VictimChoice] | None = None
 
     def __post_init__(self) -> None:
         for name in ("max_model_len", "max_num_seqs", "max_num_batched_tokens", "token_budget"):

@@ -7,6 +7,7 @@ by step and names every sequence. Refuses to measure.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -28,14 +29,29 @@ from sim.errors import ConfigError, Problem
 
 
 @dataclass(frozen=True, slots=True)
+class OwnCost:
+    """A cost model of a user's own, made once for each run.
+
+    Attributes:
+        name: What reports call it.
+        predicts_horizons: Whether it keeps `CostModel`'s rule for plans that stand for several steps; else
+            every step is a plan of its own and names every sequence.
+    """
+
+    make: Callable[[], CostModel]
+    name: str
+    predicts_horizons: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class StepTimes:
     """Step times of the model, and of its draft model if it has one.
 
     Attributes:
-        target: Always so long, or a calibration; `draft` is then part of it.
+        target: Always so long, a calibration (`draft` is then part of it), or a model of one's own.
     """
 
-    target: FixedCost | DeviceCalibration
+    target: FixedCost | DeviceCalibration | OwnCost
     draft: FixedCost | None = None
 
     @property
@@ -43,31 +59,50 @@ class StepTimes:
         """Where they come from, for reports."""
         if isinstance(self.target, FixedCost):
             return "given in the experiment file (step_time)"
+        if isinstance(self.target, OwnCost):
+            return f"predicted by {self.target.name}, a cost model of the user's own (step_time.cost)"
         spread = 100 * self.target.about.get("spread_fraction", 0.0)
         return (
             f"measured on {self.target.name}, fusion {self.target.fusion}; single steps repeated within "
             f"{spread:.1f} % there"
         )
 
+    def warnings(self) -> Iterator[str]:
+        """What they cost a simulation."""
+        if isinstance(self.target, OwnCost) and not self.target.predicts_horizons:
+            yield (
+                f"step_time.cost {self.target.name}: each step is a plan of its own and names its sequences, "
+                "as it does not say `predicts_horizons = True`; the simulation takes longer"
+            )
+
     def target_cost(self) -> CostModel:
         """Of the model; one of its own for each run, since it remembers what lay outside."""
-        return self.target if isinstance(self.target, FixedCost) else CalibratedCost(self.target)
+        match self.target:
+            case FixedCost():
+                return self.target
+            case OwnCost():
+                return self.target.make()
+            case DeviceCalibration():
+                return CalibratedCost(self.target)
 
     def draft_cost(self) -> CostModel | None:
         """Of the draft model."""
-        if isinstance(self.target, FixedCost):
-            return self.draft
-        return draft_cost(self.target)
+        return draft_cost(self.target) if isinstance(self.target, DeviceCalibration) else self.draft
 
     def engine(self, config: EngineConfig) -> EngineConfig:
         """The engine, planning as finely as these times need it."""
-        if isinstance(self.target, FixedCost) or not self.target.pads:
-            return config
+        match self.target:
+            case FixedCost() | DeviceCalibration(pads=False) | OwnCost(predicts_horizons=True):
+                return config
         return replace(config, max_horizon=1, detail=PlanDetail.SEQUENCES)
 
     def traffic(self, traffic: HostTraffic | None) -> HostTraffic | None:
         """How blocks travel, with measured times where there are any."""
-        if traffic is None or isinstance(self.target, FixedCost) or SWAP not in self.target.others:
+        if (
+            traffic is None
+            or not isinstance(self.target, DeviceCalibration)
+            or SWAP not in self.target.others
+        ):
             return traffic
         return replace(traffic, moves=CalibratedMoves(self.target.others))
 

@@ -25,7 +25,7 @@ from sim.fleet.content import RequestContent
 from sim.fleet.driver import Engine, Replica, SimulationError, Timeline, Wait
 from sim.fleet.executor import SimExecutor
 from sim.fleet.links import HostLink, host_links
-from sim.fleet.router import RouterKind, make_router
+from sim.fleet.router import HearsOfEnds, Router, RouterKind, make_router
 from sim.fleet.victim_cost import CheaperOfTwo
 from sim.record.recorder import Recorder
 from sim.speculation.speculator import DraftCounter, Speculation, SpeculationCost, Speculator
@@ -45,11 +45,13 @@ class ClusterConfig:
         router: How a request finds its replica.
         max_affinity_excess: With `prefix_affine`: how many more unfinished requests than the idlest replica
             the preferred one may have.
+        make_router: Makes a router of one's own; None: one of kind `router`.
     """
 
     num_replicas: int = 1
     router: RouterKind = RouterKind.ROUND_ROBIN
     max_affinity_excess: int = 8
+    make_router: Callable[[], Router] | None = None
 
     def __post_init__(self) -> None:
         if self.num_replicas < 1 or self.max_affinity_excess < 0:
@@ -57,6 +59,12 @@ class ClusterConfig:
                 f"replicas ({self.num_replicas}) must be at least 1, max_affinity_excess "
                 f"({self.max_affinity_excess}) not negative"
             )
+
+    def new_router(self) -> Router:
+        """A router that knows nothing yet."""
+        if self.make_router is not None:
+            return self.make_router()
+        return make_router(self.router, max_affinity_excess=self.max_affinity_excess)
 
 
 class Body(Protocol):
@@ -150,7 +158,8 @@ class Cluster:
         self._replicas = [
             Replica(number, engine, timeline, self._note_ended) for number, engine in enumerate(engines)
         ]
-        self._router = make_router(config.router, max_affinity_excess=config.max_affinity_excess)
+        self._router = config.new_router()
+        self._hears_of_ends = self._router if isinstance(self._router, HearsOfEnds) else None
         self._outstanding = [0] * config.num_replicas
         self._replica_of: dict[int, int] = {}
         """By id of each request that has not ended."""
@@ -186,6 +195,11 @@ class Cluster:
         """A request arrives now."""
         now_ns = self._timeline.now_ns
         replica = self._router.choose(spec, self._outstanding)
+        if not 0 <= replica < len(self._replicas):
+            raise SimulationError(
+                f"{type(self._router).__name__} sent request {spec.request_id} to replica {replica} of "
+                f"{len(self._replicas)}"
+            )
         content = None
         if self._cache.enable_prefix_caching:
             content = RequestContent(spec, self._cache.block_size)
@@ -226,7 +240,10 @@ class Cluster:
                 self._note_request_ended(request.request_id)
 
     def _note_request_ended(self, index: int) -> None:
-        self._outstanding[self._replica_of.pop(index)] -= 1
+        replica = self._replica_of.pop(index)
+        self._outstanding[replica] -= 1
+        if self._hears_of_ends is not None:
+            self._hears_of_ends.ended(self._clients.spec(index), replica)
         self._num_ended += 1
         self._clients.note_ended(index)
         if self._progress is not None:
@@ -257,6 +274,10 @@ class _Clients:
         for index, turn in workload.waits_for.items():
             for leader in set(turn.after):
                 self._followers.setdefault(leader, []).append(index)
+
+    def spec(self, index: int) -> RequestSpec:
+        """What was asked for."""
+        return self._specs[index]
 
     def arrivals(self) -> Wait:
         """Send what waits for nothing but its time."""

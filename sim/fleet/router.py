@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from enum import Enum
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from workloads.spec import RequestSpec
 
@@ -30,6 +30,15 @@ class Router(Protocol):
 
     def choose(self, spec: RequestSpec, outstanding: Sequence[int]) -> int:
         """The replica for `spec`, given each replica's number of unfinished requests."""
+        ...
+
+
+@runtime_checkable
+class HearsOfEnds(Protocol):
+    """A router that wants to know when a request has ended, too."""
+
+    def ended(self, spec: RequestSpec, replica: int) -> None:
+        """A request that was sent to `replica` has ended, however it did."""
         ...
 
 

@@ -142,6 +142,16 @@ class RunRecord:
         """Engine steps of all replicas."""
         return len(self.steps["step"])
 
+    def token_rows(self) -> dict[str, NDArray[Any]]:
+        """Columns with a row for each token, each [num_tokens]: its request, its sample, when it came out."""
+        owners, lengths = self.stream_request, np.diff(self.token_offsets)
+        first_stream = np.searchsorted(owners, owners)
+        return {
+            "request_id": np.repeat(self.requests["request_id"][owners], lengths),
+            "sample": np.repeat(np.arange(len(owners)) - first_stream, lengths),
+            "time": self.token_times.astype(TIME),
+        }
+
     def check(self) -> RunRecord:
         """Verify this module's invariants and return self; raises `RunRecordError` at the first fault."""
         _check_table("requests", self.requests, REQUEST_COLUMNS)

@@ -19,7 +19,7 @@ Refuses to know who proposes, and what that costs.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -28,6 +28,8 @@ from numpy.typing import NDArray
 
 from sim.core.request import Sequence as TokenSequence
 
+_PRIOR = 0.7
+"""Rate that is expected where nothing is known."""
 _STREAM = 0xACCE
 """Tells these draws from others made of the same seed and id."""
 
@@ -104,11 +106,18 @@ class Recorded:
     """
 
     counts: Mapping[tuple[int, int], tuple[int, ...]]
-    prior: float = 0.7
+    prior: float = _PRIOR
     otherwise: float | None = None
 
 
-AcceptanceLaw = Constant | PerPosition | PerRequest | Runs | Recorded
+@dataclass(frozen=True, slots=True)
+class Own:
+    """A law of a user's own: made once for each replica; `expected_rate` of what is made is the prior."""
+
+    make: Callable[[], AcceptanceModel]
+
+
+AcceptanceLaw = Own | Constant | PerPosition | PerRequest | Runs | Recorded
 
 
 class RecordingTooShortError(ValueError):
@@ -118,6 +127,8 @@ class RecordingTooShortError(ValueError):
 def make_acceptance(law: AcceptanceLaw, seed: int) -> AcceptanceModel:
     """The model that a law describes; one for each replica."""
     match law:
+        case Own():
+            return law.make()
         case Recorded():
             return RecordedAcceptance(law, seed)
         case PerPosition():
@@ -140,6 +151,8 @@ def expected_rate(law: AcceptanceLaw) -> float:
             return (law.easy_rate * law.easy_tokens + law.hard_rate * law.hard_tokens) / whole
         case Recorded():
             return law.prior
+        case Own():
+            return float(getattr(law.make(), "expected_rate", _PRIOR))
 
 
 class DrawnAcceptance:

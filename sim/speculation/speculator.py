@@ -7,6 +7,7 @@ kept (`sim.speculation.acceptance`), and how many are proposed for the next one,
     ngram         looked up in what has been said: no time
     medusa        heads that propose all K at once, for a fraction of a target step
     eagle         a head that proposes one after the other, each for a fraction of a target step
+    own           whatever `DraftTimes` of one's own says
 
 How many: always the same (`Fixed`), by batch size (`ByBatch`), or whatever makes a token cheapest under the
 cost model (`Adaptive`), which may be none. Refuses to know scheduling: the core commits.
@@ -14,9 +15,10 @@ cost model (`Adaptive`), which may be none. Refuses to know scheduling: the core
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import Enum
+from typing import Protocol
 
 from sim.core.request import SeqId
 from sim.core.step import ScheduledSequence, ScheduleKind, StepPlan
@@ -36,6 +38,15 @@ class Proposer(Enum):
     NGRAM = "ngram"
     MEDUSA = "medusa"
     EAGLE = "eagle"
+    OWN = "own"
+
+
+class DraftTimes(Protocol):
+    """A proposer of a user's own: what its drafts take. How many and how good are other settings."""
+
+    def draft_ns(self, num_seqs: int, context_tokens: int, num_drafts: int) -> int:
+        """Nanoseconds to propose so many drafts for each of these, whose contexts sum up to so much."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +102,7 @@ class Speculation:
         draft: With a draft model: its shape.
         draft_tensor_parallel_size: GPUs that share each of its layers.
         draft_overhead_ns: Time of one of its passes beside its work.
+        make_proposer: With a proposer of one's own: makes one for each replica.
     """
 
     proposer: Proposer
@@ -101,12 +113,15 @@ class Speculation:
     draft: ModelShape | None = None
     draft_tensor_parallel_size: int = 1
     draft_overhead_ns: int = 300_000
+    make_proposer: Callable[[], DraftTimes] | None = None
 
     def __post_init__(self) -> None:
         if self.how_many.most < 1:
             raise ValueError(f"num_speculative_tokens must be at least 1, not {self.how_many.most}")
         if (self.proposer is Proposer.DRAFT_MODEL) != (self.draft is not None):
             raise ValueError("a draft model needs a shape, and nothing else does")
+        if (self.proposer is Proposer.OWN) != (self.make_proposer is not None):
+            raise ValueError("a proposer of one's own has to be made, and nothing else has")
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +137,7 @@ class Speculated:
 class SpeculationCost:
     """What drafting and verifying take, by the step times of both models."""
 
-    __slots__ = ("_config", "_draft", "_target")
+    __slots__ = ("_config", "_draft", "_own", "_target")
 
     def __init__(self, config: Speculation, target: CostModel, draft: CostModel | None = None) -> None:
         if (config.proposer is Proposer.DRAFT_MODEL) != (draft is not None):
@@ -130,6 +145,7 @@ class SpeculationCost:
         self._config = config
         self._target = target
         self._draft = draft
+        self._own = config.make_proposer() if config.make_proposer is not None else None
 
     def ns_per_token(self, rows: list[ScheduledSequence], count: int, rate: float) -> float:
         """Expected time of a sequence's token with `count` drafts."""
@@ -165,6 +181,9 @@ class SpeculationCost:
                 return round(config.cost_fraction * self._target_ns(len(rows), context))
             case Proposer.EAGLE:
                 return round(count * config.cost_fraction * self._target_ns(len(rows), context))
+            case Proposer.OWN:
+                assert self._own is not None, "checked by the configuration"
+                return self._own.draft_ns(len(rows), context, count)
 
     def _target_ns(self, num_seqs: int, context: int) -> int:
         return self._target.step_ends_ns(_decode_step(num_seqs, context))[0]

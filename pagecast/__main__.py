@@ -1,0 +1,5 @@
+"""`python -m pagecast`: the command."""
+
+from sim.cli import main
+
+main()
