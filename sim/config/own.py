@@ -103,6 +103,7 @@ class OwnClass:
 
 
 def parameters(made: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:
+    """What a class's constructor takes, by name; nothing where it does not say."""
     try:
         return inspect.signature(made).parameters
     except (TypeError, ValueError):  # built-in classes do not say
