@@ -10,6 +10,7 @@ import ast
 import subprocess
 import sys
 from collections import Counter
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -159,10 +160,13 @@ def test_no_modules_import_each_other_in_a_circle() -> None:
     modules = [module for package in PACKAGES for module in _modules(package)]
     names = {_dotted(module): module for module in modules}
     imports = {name: _imports_of(module) & names.keys() for name, module in names.items()}
-    while free := [name for name, others in imports.items() if not others & imports.keys()]:
-        for name in free:
-            del imports[name]
-    assert not imports
+    TopologicalSorter(imports).prepare()  # raises CycleError, which names the circle
+
+
+def test_a_circle_that_only_types_close_is_seen() -> None:
+    types_alone = _imports("if TYPE_CHECKING:\n    from b import B\n")
+    with pytest.raises(CycleError):
+        TopologicalSorter({"a": types_alone, "b": _imports("from a import A\n")}).prepare()
 
 
 @pytest.mark.parametrize("package", sorted(PACKAGES))

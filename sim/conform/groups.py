@@ -64,7 +64,7 @@ class GroupReplay:
             groups.setdefault(self._group(row.seq), []).append(row)
         is_prompt = bool(rows) and not any(row.kind is ScheduleKind.RUNNING for row in rows)
         lengths = [row.num_tokens for row in rows]
-        swapped = list(self._scheduler.swapped_groups)
+        swapped = list(self._scheduler.groups.swapped)
         preempted = dict.fromkeys(self._group(seq) for seq in (plan.preempted if plan is not None else ()))
         swapped_names = self._names(swapped)
         return {
@@ -77,8 +77,8 @@ class GroupReplay:
             "preempt_recompute": [name for name in preempted if name not in swapped_names],
             "swap_out": [name for name in preempted if name in swapped_names],
             "swap_in": self._swapped_in(plan, is_prompt=is_prompt),
-            "running": self._names(self._scheduler.running_groups),
-            "waiting": self._names(self._scheduler.waiting_groups),
+            "running": self._names(self._scheduler.groups.running),
+            "waiting": self._names(self._scheduler.groups.waiting),
             "swapped": swapped_names,
             "group_blocks": [
                 [num_distinct_blocks([row.seq for row in of]), sum(len(row.seq.table) for row in of)]

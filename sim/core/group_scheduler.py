@@ -21,6 +21,7 @@ from collections.abc import Iterable, Iterator
 
 from sim.core.group import Group, GroupSchedulerConfig, PreemptionMode, VictimCost
 from sim.core.group_draft import GroupDraft
+from sim.core.group_queues import GroupQueues
 from sim.core.group_settling import GroupSettling
 from sim.core.kv_cache import KVCacheManager
 from sim.core.request import Request, Sequence, SequenceStatus
@@ -43,20 +44,15 @@ class GroupScheduler:
         if config.preemption is PreemptionMode.AUTO and victim_cost is None:
             raise ValueError("preemption by what is cheaper needs to know what that is: give a victim_cost")
         self.config = config
-        self.waiting_groups: deque[Group] = deque()
-        self.running_groups: list[Group] = []
-        self.swapped_groups: list[Group] = []
+        self._swap = SwapSpace(kv.pool, config.num_host_blocks) if config.num_host_blocks else None
+        self.groups = GroupQueues(kv, self._swap)
         self.num_swap_fallbacks = 0
         """Victims that were recomputed because the host pool was full."""
         self.num_recomputed_tokens = 0
         self.draft_runs: dict[tuple[int, int], int] = {}
         """Nothing is drafted."""
-        self._hopeless: list[Sequence] = []
-        """Sequences that can never fit: their prompt, or their group though it has the pool to itself."""
-        self._group_of: dict[Sequence, Group] = {}
         self._kv = kv
-        self._settling = GroupSettling(self, kv)
-        self._swap = SwapSpace(kv.pool, config.num_host_blocks) if config.num_host_blocks else None
+        self._settling = GroupSettling(self.groups, kv)
         self._victim_cost = victim_cost
         self._watermark_blocks = kv.config.fraction_of_blocks(config.watermark_fraction)
 
@@ -65,22 +61,22 @@ class GroupScheduler:
     @property
     def running(self) -> Iterator[Sequence]:
         """Sequences that are neither waiting nor swapped, in order of admission."""
-        return _sequences(self.running_groups)
+        return _sequences(self.groups.running)
 
     @property
     def waiting(self) -> Iterator[Sequence]:
         """Swapped sequences, then waiting ones."""
-        return _sequences([*self.swapped_groups, *self.waiting_groups])
+        return _sequences([*self.groups.swapped, *self.groups.waiting])
 
     @property
     def num_running(self) -> int:
         """How many run."""
-        return sum(len(group.seqs) for group in self.running_groups)
+        return sum(len(group.seqs) for group in self.groups.running)
 
     @property
     def num_waiting(self) -> int:
         """How many wait or are swapped."""
-        return sum(group.num_live_seqs for group in (*self.swapped_groups, *self.waiting_groups))
+        return sum(group.num_live_seqs for group in (*self.groups.swapped, *self.groups.waiting))
 
     @property
     def num_free_host_blocks(self) -> int:
@@ -110,9 +106,7 @@ class GroupScheduler:
 
     def enqueue(self, request: Request, seqs: list[Sequence]) -> bool:
         """Add a newcomer with all its samples; it may always join the next step."""
-        group = Group(request, seqs)
-        self._group_of.update(dict.fromkeys(seqs, group))
-        self.waiting_groups.append(group)
+        self.groups.enqueue(Group(request, seqs))
         return True
 
     def wake_ns(self) -> int | None:
@@ -124,27 +118,27 @@ class GroupScheduler:
     def schedule(self, step: int, now_ns: int = 0) -> StepPlan | None:
         """Fill one step: prompts, or else decodes; None if there is nothing to compute."""
         draft = GroupDraft(step)
-        if not self.swapped_groups:
+        if not self.groups.swapped:
             self._schedule_prompts(draft)
-        if not (draft.rows or self._hopeless):
+        if not (draft.rows or self.groups.hopeless):
             self._schedule_running(draft)
-            self.swapped_groups.sort(key=_arrival)
+            self.groups.swapped.sort(key=_arrival)
             if not draft.preempted:
                 self._schedule_swapped(draft)
             self._add_decode_rows(draft)
-        if not (draft.rows or draft.preempted or self._hopeless):
+        if not (draft.rows or draft.preempted or self.groups.hopeless):
             return None
         return draft.plan(self.num_running)
 
     def _schedule_prompts(self, draft: GroupDraft) -> None:
         config = self.config
         lengths: list[int] = []
-        num_seqs = sum(group.max_num_running_seqs for group in self.running_groups)
-        while self.waiting_groups:
-            group = self.waiting_groups[0]
+        num_seqs = sum(group.max_num_running_seqs for group in self.groups.running)
+        while self.groups.waiting:
+            group = self.groups.waiting[0]
             if self._can_never_fit(group):
-                self._hopeless += [*group.seqs, *group.unborn]
-                self.waiting_groups.popleft()
+                self.groups.hopeless += [*group.seqs, *group.unborn]
+                self.groups.waiting.popleft()
                 continue
             lengths += self._lengths_to_compute(group)
             num_tokens = len(lengths) * max(lengths)
@@ -157,7 +151,7 @@ class GroupScheduler:
                 or (num_tokens - sum(lengths) > config.max_paddings and not is_first)
             ):
                 return
-            self._admit(self.waiting_groups.popleft(), draft)
+            self._admit(self.groups.waiting.popleft(), draft)
 
     def _num_shared_blocks(self, group: Group) -> int:
         """Full prompt blocks that all sequences of a group recompute together."""
@@ -199,25 +193,25 @@ class GroupScheduler:
             self._kv.grow(seq, seq.num_known)
             computed = seq.num_known - num_tokens
             draft.rows.append(ScheduledSequence(seq, num_tokens, computed, seq.table[:], 0, kind, True))
-        self.running_groups.append(group)
+        self.groups.running.append(group)
 
     def _schedule_running(self, draft: GroupDraft) -> None:
         """Give each running group its slots, in order of arrival; a shortage costs the last one its place."""
-        running = deque(sorted(self.running_groups, key=_arrival))
-        self.running_groups = []
+        running = deque(sorted(self.groups.running, key=_arrival))
+        self.groups.running = []
         while running:
             group = running.popleft()
             while len(group.seqs) > self._kv.pool.num_free:
-                is_alone = not (running or self.running_groups or self.swapped_groups)
+                is_alone = not (running or self.groups.running or self.groups.swapped)
                 victim = running.pop() if running else group
                 self._preempt(victim, draft)
                 if victim is group:
                     if is_alone:
-                        self._hopeless += group.seqs
+                        self.groups.hopeless += group.seqs
                     break
             else:
                 self._append_slots(group, draft)
-                self.running_groups.append(group)
+                self.groups.running.append(group)
 
     def _append_slots(self, group: Group, draft: GroupDraft) -> None:
         for seq in group.seqs:
@@ -230,12 +224,12 @@ class GroupScheduler:
                 draft.new_blocks[seq] = seq.table[num_held:]
 
     def _schedule_swapped(self, draft: GroupDraft) -> None:
-        num_seqs = sum(group.max_num_running_seqs for group in self.running_groups)
-        while self.swapped_groups and self._swap is not None:
-            group = self.swapped_groups[0]
+        num_seqs = sum(group.max_num_running_seqs for group in self.groups.running)
+        while self.groups.swapped and self._swap is not None:
+            group = self.groups.swapped[0]
             num_wanted = num_distinct_blocks(group.seqs) + len(group.seqs) + self._watermark_blocks
             if num_wanted > self._kv.pool.num_blocks:
-                self._hopeless += group.seqs
+                self.groups.hopeless += group.seqs
                 return
             num_seqs += group.max_num_running_seqs
             if num_wanted > self._kv.pool.num_free or num_seqs > self.config.max_num_seqs:
@@ -246,10 +240,10 @@ class GroupScheduler:
                 seq.preemptions[-1] = (seq.preemptions[-1][0], draft.step)
             self._append_slots(group, draft)
             draft.new_blocks.update({seq: seq.table[:] for seq in group.seqs})
-            self.running_groups.append(self.swapped_groups.pop(0))
+            self.groups.running.append(self.groups.swapped.pop(0))
 
     def _add_decode_rows(self, draft: GroupDraft) -> None:
-        for group in self.running_groups:
+        for group in self.groups.running:
             for seq in group.seqs:
                 kind, new_blocks = ScheduleKind.RUNNING, draft.new_blocks.get(seq, [])
                 draft.rows.append(ScheduledSequence(seq, 1, seq.num_computed, new_blocks, 0, kind, True))
@@ -263,12 +257,12 @@ class GroupScheduler:
         draft.preempted += group.seqs
         if self._swap is not None and self._swaps(group, self._swap):
             draft.swap_out += self._swap.swap_out(group.seqs)
-            self.swapped_groups.append(group)
+            self.groups.swapped.append(group)
             return
         for seq in reversed(group.seqs):
             self._kv.free(seq)
             seq.num_lost_tokens, seq.num_computed = seq.num_computed, 0
-        self.waiting_groups.appendleft(group)
+        self.groups.waiting.appendleft(group)
 
     def _swaps(self, group: Group, swap: SwapSpace) -> bool:
         match self.config.preemption:
@@ -296,35 +290,13 @@ class GroupScheduler:
         """Commit one token for each scheduled sequence, fork what is to be forked, free what ended."""
         return self._settling.settle(plan, result)
 
-    def pop_hopeless(self) -> list[Sequence]:
-        """Sequences that can never go on, found while the step was planned."""
-        hopeless, self._hopeless = self._hopeless, []
-        return hopeless
-
     def remove(self, seq: Sequence, step: int = 0) -> None:
         """Take a live sequence out, wherever it stands, with all it holds."""
-        group = self._group_of.pop(seq)
-        if seq in group.unborn:
-            group.unborn.remove(seq)
-        elif seq in group.seqs:
-            group.seqs.remove(seq)
-            if group in self.swapped_groups:
-                assert self._swap is not None, "swapped groups have a host pool"
-                self._swap.free(seq)
-            elif seq.table:
-                self._kv.free(seq)
-        if not group.seqs:
-            for queue in (self.waiting_groups, self.running_groups, self.swapped_groups):
-                if group in queue:
-                    queue.remove(group)
+        self.groups.remove(seq)
 
     def check_invariants(self, step: int = 0) -> None:
         """Recount both pools from the tables of live sequences."""
-        self._kv.check_invariants([seq for group in self.running_groups for seq in group.seqs])
-        for group in self.waiting_groups:
-            assert not any(seq.table for seq in group.seqs), "a waiting sequence holds blocks"
-        if self._swap is not None:
-            self._swap.check_invariants([seq for group in self.swapped_groups for seq in group.seqs])
+        self.groups.check_invariants()
 
 
 def _sequences(groups: Iterable[Group]) -> Iterator[Sequence]:

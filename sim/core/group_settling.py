@@ -7,22 +7,18 @@ to know how a step was filled.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from sim.core.group import Group
+from sim.core.group_queues import GroupQueues
 from sim.core.kv_cache import KVCacheManager
 from sim.core.request import FinishReason, Sequence, SequenceStatus
 from sim.core.step import BeamFork, StepOutcome, StepPlan, StepResult
 
-if TYPE_CHECKING:
-    from sim.core.group_scheduler import GroupScheduler
-
 
 class GroupSettling:
-    """Commits steps of one scheduler."""
+    """Commits the steps of one scheduler to the queues that both work on."""
 
-    def __init__(self, scheduler: GroupScheduler, kv: KVCacheManager) -> None:
-        self._scheduler = scheduler
+    def __init__(self, groups: GroupQueues, kv: KVCacheManager) -> None:
+        self._groups = groups
         self._kv = kv
 
     def settle(self, plan: StepPlan, result: StepResult) -> StepOutcome:
@@ -40,14 +36,14 @@ class GroupSettling:
                 seq.num_known += 1
                 seq.emit(plan.step, 1)
         ended = [row.seq for row in plan.rows if self._end_reason(row.seq, result) is not None]
-        for group in list(self._scheduler.running_groups):
+        for group in list(self._groups.running):
             if group.unborn and group.seqs[0].num_computed:
                 ended += self._bear_samples(group, result)
             if group.request.request_id in result.beams:
                 self._branch(group, result.beams[group.request.request_id])
         for seq in ended:
             self._end(seq, self._end_reason(seq, result) or FinishReason.LENGTH, plan.step)
-        hopeless = self._scheduler.pop_hopeless()
+        hopeless = self._groups.pop_hopeless()
         for seq in hopeless:
             self._end(seq, FinishReason.REJECTED, plan.step)
         ended += hopeless
@@ -62,7 +58,7 @@ class GroupSettling:
         return seq.length_reason()
 
     def _end(self, seq: Sequence, reason: FinishReason, step: int) -> None:
-        self._scheduler.remove(seq, step)
+        self._groups.remove(seq)
         seq.end(reason, step)
 
     def _num_filled_slots(self, plan: StepPlan) -> int:
@@ -74,7 +70,7 @@ class GroupSettling:
         size = self._kv.block_size
         is_row = {row.seq for row in plan.rows}
         num_filled = sum(row.seq.num_known for row in plan.rows) - self._kv.pool.num_extra_holders * size
-        for group in self._scheduler.running_groups:
+        for group in self._groups.running:
             if group.seqs[0] in is_row:
                 continue
             num_filled += sum(seq.num_computed for seq in group.seqs)

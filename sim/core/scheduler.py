@@ -21,11 +21,11 @@ from itertools import islice
 
 from sim.core.kv_cache import NO_MOVES, Admission, AllocStatus
 from sim.core.kv_memory import KVMemory
-from sim.core.policy import BatchGate, PolicyKind, WaitingQueue, make_waiting_queue, priority_key
+from sim.core.policy import BatchGate, PolicyKind, make_waiting_queue, priority_key
+from sim.core.queues import Queues
 from sim.core.request import Request, Sequence, SequenceStatus
 from sim.core.scheduler_config import SchedulerConfig
 from sim.core.settling import Settling
-from sim.core.steady_batch import SteadyBatch
 from sim.core.step import ScheduledSequence, ScheduleKind, StepOutcome, StepPlan, StepResult
 from sim.core.step_draft import StepDraft
 
@@ -38,17 +38,18 @@ class Scheduler:
     ) -> None:
         self.config = config
         order = config.waiting_order
-        self.waiting: WaitingQueue = make_waiting_queue(config.policy, order() if order is not None else None)
-        self.running: dict[Sequence, None] = {}
+        waiting = make_waiting_queue(config.policy, order() if order is not None else None)
+        self._queues = queues = Queues(waiting, kv)
+        self.waiting = queues.waiting
+        self.running = queues.running
         """In order of admission."""
-        self.steady = SteadyBatch(kv)
-        self._singles: dict[Sequence, None] = {}
-        """Running sequences outside the steady batch, in order of admission."""
+        self.steady = queues.steady
+        self._singles = queues.singles
         self._kv = kv
         self._gate = BatchGate(config.batching)
         self._max_horizon = max_horizon
         self._victims = config.victim_choice() if config.victim_choice is not None else None
-        self._allows_steady = type(self) is Scheduler and not (  # a subclass may have changed any rule
+        allows_steady = type(self) is Scheduler and not (  # a subclass may have changed any rule
             plans_sequences
             or self._victims
             or config.async_scheduling
@@ -59,7 +60,7 @@ class Scheduler:
         self._may_lift_threshold = config.long_prefill_token_threshold > 0 and config.exempt_lone_prompt
         self._watermark_blocks = kv.config.fraction_of_blocks(config.watermark_fraction)
         self._num_admissions = 0
-        self._settling = Settling(self, kv)
+        self._settling = Settling(queues, kv, is_async=config.async_scheduling, allows_steady=allows_steady)
         self.num_swap_fallbacks = self.num_used_host_blocks = 0
         """None: preemption is by recompute only."""
         self.num_recomputed_tokens = 0
@@ -105,12 +106,7 @@ class Scheduler:
 
     def remove(self, seq: Sequence, step: int) -> None:
         """Take a sequence out of whatever queue it is in before `step`, with all it holds."""
-        if seq.status is SequenceStatus.RUNNING:
-            self._leave_running(seq, step)
-        else:
-            self.waiting.remove(seq)
-        if seq.table:
-            self._kv.free(seq)
+        self._queues.remove(seq, step)
 
     def settle(self, plan: StepPlan, result: StepResult, num_steps: int) -> StepOutcome:
         """Commit what the first `num_steps` steps of a plan gave; frees what ended."""
@@ -120,26 +116,6 @@ class Scheduler:
     def draft_runs(self) -> dict[tuple[int, int], int]:
         """How often so many drafts were verified and so many of them kept; padding is not counted."""
         return self._settling.draft_runs
-
-    def pop_finished(self, step: int) -> list[Sequence]:
-        """Steady sequences that end at the end of `step`; they leave the running list, blocks in hand."""
-        finished = self.steady.pop_finished(step)
-        for seq in finished:
-            del self.running[seq]
-        return finished
-
-    @property
-    def num_single_tokens(self) -> int:
-        """Token states of the running sequences outside the steady batch."""
-        return sum([seq.num_computed for seq in self._singles]) if self._singles else 0
-
-    def settle_into_steady(self, seq: Sequence, step: int) -> bool:
-        """Let a running sequence that got a token in `step` decode steadily from then on, if it may."""
-        if not self._allows_steady:
-            return False
-        del self._singles[seq]
-        self.steady.join(seq, step + 1)
-        return True
 
     # One step -------------------------------------------------------------------------------------
 
@@ -206,7 +182,7 @@ class Scheduler:
         if not self._steady_goes_first(draft) or (
             num_short > 0 and self.config.policy is PolicyKind.PRIORITY
         ):
-            self._dissolve_steady(step)
+            self._queues.dissolve_steady(step)
             return
         if num_short <= 0:
             steady.grow(step)
@@ -224,12 +200,6 @@ class Scheduler:
             return True
         tail = islice(reversed(self.running), len(self._singles))
         return not any(seq.in_steady_batch for seq in tail)
-
-    def _dissolve_steady(self, step: int) -> None:
-        for seq in self.running:
-            if seq.in_steady_batch:
-                self.steady.leave(seq, step)
-        self._singles = dict.fromkeys(self.running)
 
     def _grow_steady_with_victims(self, draft: StepDraft) -> None:
         """Hand out the step's blocks one by one; a shortage costs the last running sequence its place."""
@@ -298,7 +268,7 @@ class Scheduler:
     def _preempt(self, victim: Sequence, draft: StepDraft) -> None:
         """Take everything from a running sequence; it will recompute prompt and output alike."""
         draft.undo(victim)
-        self._leave_running(victim, draft.step)
+        self._queues.leave_running(victim, draft.step)
         self._kv.free(victim)
         victim.num_lost_tokens = victim.num_computed
         victim.num_computed = 0
@@ -307,13 +277,6 @@ class Scheduler:
         victim.preemptions.append((draft.step, None))
         self.waiting.push_preempted(victim)
         draft.preempted.append(victim)
-
-    def _leave_running(self, seq: Sequence, step: int) -> None:
-        if seq.in_steady_batch:
-            self.steady.leave(seq, step)
-        else:
-            del self._singles[seq]
-        del self.running[seq]
 
     # Waiting sequences ----------------------------------------------------------------------------
 
@@ -398,13 +361,8 @@ class Scheduler:
     def check_invariants(self, step: int) -> None:
         """The running list, the steady batch and the singles must agree, and the pool with their tables."""
         self._kv.check_invariants(self.running)
-        self.steady.check_invariants(step)
-        singles = [seq for seq in self.running if not seq.in_steady_batch]
-        assert singles == list(self._singles), "singles out of step with the running list"
-        assert len(self.running) == len(singles) + self.steady.num_seqs, "a steady sequence is not running"
+        self._queues.check_invariants(step)
         assert len(self.running) <= self.config.max_num_seqs, "more sequences run than there are seats"
-        orders = [seq.order for seq in self.running]
-        assert orders == sorted(orders), "the running list is out of order"
 
 
 def _row(

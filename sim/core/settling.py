@@ -9,35 +9,32 @@ Refuses to know how a step was filled.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from sim.core.kv_memory import KVMemory
+from sim.core.queues import Queues
 from sim.core.request import FinishReason, Sequence, SequenceStatus
 from sim.core.step import ScheduledSequence, ScheduleKind, StepOutcome, StepPlan, StepResult
 
-if TYPE_CHECKING:
-    from sim.core.scheduler import Scheduler
-
 
 class Settling:
-    """Commits steps of one scheduler."""
+    """Commits the steps of one scheduler to the queues that both work on."""
 
-    __slots__ = ("_is_async", "_kv", "_scheduler", "draft_runs")
+    __slots__ = ("_allows_steady", "_is_async", "_kv", "_queues", "draft_runs")
 
-    def __init__(self, scheduler: Scheduler, kv: KVMemory) -> None:
-        self._scheduler = scheduler
+    def __init__(self, queues: Queues, kv: KVMemory, *, is_async: bool, allows_steady: bool) -> None:
+        self._queues = queues
         self._kv = kv
-        self._is_async = scheduler.config.async_scheduling
+        self._is_async = is_async
+        self._allows_steady = allows_steady
         self.draft_runs: dict[tuple[int, int], int] = {}
         """How often so many drafts were verified and so many of them kept."""
 
     def settle(self, plan: StepPlan, result: StepResult, num_steps: int) -> StepOutcome:
         """Commit the first `num_steps` steps of a plan."""
-        scheduler, pool = self._scheduler, self._kv.pool
-        steady = scheduler.steady
+        queues, pool = self._queues, self._kv.pool
+        steady = queues.steady
         saved_blocks = pool.num_extra_holders
         filled_slots = steady.sum_known - saved_blocks * self._kv.block_size
-        filled_slots += scheduler.num_single_tokens
+        filled_slots += queues.num_single_tokens
         used_blocks = [pool.num_used]
         promised_slots = self._kv.num_promised_slots
         finished: list[Sequence] = []
@@ -46,7 +43,7 @@ class Settling:
             if num_steps > 1:
                 steady.repeat(plan.step + 1, num_steps - 1, used_blocks)
             steady.advance(num_steps)
-            for seq in scheduler.pop_finished(last_step):
+            for seq in queues.pop_finished(last_step):
                 self._kv.free(seq)
                 seq.end(self._finish_reason(seq, result) or FinishReason.LENGTH, last_step)
                 finished.append(seq)
@@ -77,10 +74,11 @@ class Settling:
         reason = self._finish_reason(seq, result)
         if reason is not None:
             seq.emit(plan.step, num_new)
-            self._scheduler.remove(seq, plan.step + 1)
+            self._queues.remove(seq, plan.step + 1)
             seq.end(reason, plan.step)
             return True
-        if is_running and self._scheduler.settle_into_steady(seq, plan.step):
+        if is_running and self._allows_steady:
+            self._queues.settle_into_steady(seq, plan.step)
             return False
         seq.emit(plan.step, num_new)
         if is_running:
