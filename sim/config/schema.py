@@ -11,12 +11,12 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, WithJsonSchema
 
-from sim.config import roles
 from sim.config.catalog import WeightType, is_path, load_gpu, load_model
 from sim.config.crosscheck import CrosscheckSection
 from sim.config.own import OwnClass
 from sim.config.own_reading import ReadsOwn
 from sim.config.paths import expand_path, folder_of
+from sim.config.roles import ROUTER, SCHEDULER, VICTIM_CHOICE, WAITING_ORDER
 from sim.config.sampling import SamplingSection
 from sim.config.speculation import SpeculationSection, StepTimeSection
 from sim.config.value_types import WHOLE, Count, CountOrZero, Duration, Memory, Pause, Section, Share
@@ -34,10 +34,10 @@ KvElement = Literal["auto", "fp16", "bf16", "fp8", "int8"]
 KV_BYTES: dict[str, int] = {"auto": 2, "fp16": 2, "bf16": 2, "fp8": 1, "int8": 1}
 """Of one element of the KV cache; `auto` is the model's own 16 bits."""
 
-RouterName = Annotated[str | OwnClass, ReadsOwn(roles.ROUTER, tuple(kind.value for kind in RouterKind))]
-OwnOrder = Annotated[OwnClass, ReadsOwn(roles.WAITING_ORDER)]
-OwnVictims = Annotated[OwnClass, ReadsOwn(roles.VICTIM_CHOICE)]
-OwnScheduler = Annotated[OwnClass, ReadsOwn(roles.SCHEDULER)]
+RouterName = Annotated[str | OwnClass, ReadsOwn(ROUTER, tuple(kind.value for kind in RouterKind))]
+OwnOrder = Annotated[OwnClass, ReadsOwn(WAITING_ORDER)]
+OwnVictims = Annotated[OwnClass, ReadsOwn(VICTIM_CHOICE)]
+OwnScheduler = Annotated[OwnClass, ReadsOwn(SCHEDULER)]
 
 _V1 = {"enable_chunked_prefill": True, "watermark": 0.0, "max_num_batched_tokens": 8192}
 RELEASE_RULES: dict[str, dict[str, Any]] = {

@@ -7,21 +7,19 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
-from sim.config import roles
 from sim.config.laws import makes_its_value
 from sim.config.own import OwnClass
 from sim.config.own_reading import ReadsOwn
 from sim.config.paths import DataFile, DataFolder
+from sim.config.roles import ACCEPTANCE, COST, PROPOSER
 from sim.config.value_types import Count, CountOrZero, Duration, Pause, Section
 from sim.speculation.acceptance import AcceptanceLaw, Constant, Own, PerPosition, PerRequest, Runs
 from sim.speculation.acceptance_file import read_recorded
 from sim.speculation.speculator import Adaptive, ByBatch, Fixed, HowMany
 
-ProposerName = Annotated[
-    str | OwnClass, ReadsOwn(roles.PROPOSER, ("draft_model", "ngram", "medusa", "eagle"))
-]
-OwnLaw = Annotated[OwnClass, ReadsOwn(roles.ACCEPTANCE)]
-OwnCostModel = Annotated[OwnClass, ReadsOwn(roles.COST)]
+ProposerName = Annotated[str | OwnClass, ReadsOwn(PROPOSER, ("draft_model", "ngram", "medusa", "eagle"))]
+OwnLaw = Annotated[OwnClass, ReadsOwn(ACCEPTANCE)]
+OwnCostModel = Annotated[OwnClass, ReadsOwn(COST)]
 Rate = Annotated[float, Field(ge=0, le=1)]
 
 

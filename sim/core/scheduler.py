@@ -21,7 +21,7 @@ from itertools import islice
 
 from sim.core.kv_cache import NO_MOVES, Admission, AllocStatus
 from sim.core.kv_memory import KVMemory
-from sim.core.policy import BatchGate, PolicyKind, make_waiting_queue, priority_key
+from sim.core.policy import BatchGate, PolicyKind, VictimChoice, make_waiting_queue, priority_key
 from sim.core.queues import Queues
 from sim.core.request import Request, Sequence, SequenceStatus
 from sim.core.scheduler_config import SchedulerConfig
@@ -237,7 +237,7 @@ class Scheduler:
             return True
         num_held = len(seq.table)
         while self._kv.grow(seq, num_tokens) is AllocStatus.LATER:
-            victim = self._choose_victim(seq)
+            victim = self._choose_victim() if self._victims is None else self._own_victim(self._victims, seq)
             self._preempt(victim, draft)
             if victim is seq:
                 return False
@@ -254,13 +254,13 @@ class Scheduler:
         last = seq.num_prompt_tokens + seq.request.max_tokens
         return seq.num_computed + 2 - seq.num_in_flight >= last
 
-    def _choose_victim(self, needy: Sequence) -> Sequence:
-        """Whom it costs its place that `needy` lacks a block."""
-        if self._victims is not None:
-            victim = self._victims.choose(tuple(self.running), needy)
-            if victim not in self.running:
-                raise ValueError(f"{type(self._victims).__name__} chose {victim!r}, which does not run")
-            return victim
+    def _own_victim(self, victims: VictimChoice, needy: Sequence) -> Sequence:
+        victim = victims.choose(tuple(self.running), needy)
+        if victim not in self.running:
+            raise ValueError(f"{type(victims).__name__} chose {victim!r}, which does not run")
+        return victim
+
+    def _choose_victim(self) -> Sequence:
         if self.config.policy is PolicyKind.PRIORITY:
             return max(self.running, key=priority_key)
         return next(reversed(self.running))
