@@ -33,6 +33,7 @@ FLOORS = (
     "sim.results",
     "sim.report",
     "sim.recording",
+    "sim.planning",
     "sim.conform",
     "sim.testing",
     "sim.crosscheck",

@@ -2,7 +2,7 @@
 
     app.py                  the command, its exit codes, options that are shared
     simulator_commands.py   what each command without an engine takes
-    engine_commands.py      and each about an engine
+    engine_commands.py      and each about an engine; planning_commands.py each of many simulations
     console.py              what is printed around them: bars of progress, warnings
     the rest                what they do: a module for each command, or for a few that are alike
 
@@ -13,10 +13,10 @@ Results go to standard output, everything else to standard error. Exit codes: 0 
 
 from __future__ import annotations
 
-from sim.cli import engine_commands, simulator_commands
+from sim.cli import engine_commands, planning_commands, simulator_commands
 from sim.cli.app import app
 
-__all__ = ["app", "engine_commands", "main", "simulator_commands"]
+__all__ = ["app", "engine_commands", "main", "planning_commands", "simulator_commands"]
 
 
 def main() -> None:

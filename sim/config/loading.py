@@ -24,6 +24,7 @@ from sim.config.overrides import apply_override
 from sim.config.paths import Surroundings
 from sim.config.roles import construction_faults, own_classes, with_known
 from sim.config.schema import ExperimentFile, json_schema
+from sim.config.sweep import SweepSection
 from sim.config.yaml_source import Document, read_yaml
 from sim.cost.fixed import FixedCost
 from sim.cost.kernels import Fusion
@@ -44,15 +45,30 @@ def load_experiment(path: str | Path, overrides: Sequence[str] = ()) -> Experime
         ConfigError: Something is wrong; it holds everything found.
     """
     path = Path(path)
+    document = _read(path, overrides)
+    file = _read_form(document, path.parent)
+    if file.name is None:
+        file = file.model_copy(update={"name": _name_from(path)})
+    return _compose(file, document, path)
+
+
+def load_sweep(path: str | Path, overrides: Sequence[str] = ()) -> SweepSection | None:
+    """What an experiment file says is to be varied; None where it says nothing.
+
+    Raises:
+        ConfigError: Something is wrong with the file.
+    """
+    path = Path(path)
+    return _read_form(_read(path, overrides), path.parent).sweep
+
+
+def _read(path: Path, overrides: Sequence[str]) -> Document:
     document = read_yaml(path)
     if document.data is None:
         document.data = {}
     for override in overrides:
         apply_override(document, override)
-    file = _read_form(document, path.parent)
-    if file.name is None:
-        file = file.model_copy(update={"name": _name_from(path)})
-    return _compose(file, document, path)
+    return document
 
 
 def _read_form(document: Document, folder: Path) -> ExperimentFile:
@@ -96,7 +112,7 @@ def _compose(file: ExperimentFile, document: Document, path: Path) -> Experiment
         workload=file.workload.value(),
         slo=file.slo.value(),
         results_dir=Path(file.results.dir),
-        settings=file.model_dump(mode="json", exclude_none=True),
+        settings=file.model_dump(mode="json", exclude_none=True, exclude={"sweep"}),
         source=path,
         warnings=(*fit.warnings(), *(step_times.warnings() if step_times else ())),
         traffic=step_times.traffic(host_traffic(fit)) if step_times else host_traffic(fit),

@@ -19,6 +19,7 @@ from sim.config.paths import expand_path, folder_of
 from sim.config.roles import ROUTER, SCHEDULER, VICTIM_CHOICE, WAITING_ORDER
 from sim.config.sampling import SamplingSection
 from sim.config.speculation import SpeculationSection, StepTimeSection
+from sim.config.sweep import SweepSection
 from sim.config.value_types import WHOLE, Count, CountOrZero, Duration, Memory, Pause, Section, Share
 from sim.config.workload import WorkloadSection
 from sim.core.policy import Batching, Continuous, Dynamic, Static
@@ -380,6 +381,9 @@ class ExperimentFile(Section):
         default=CrosscheckSection(), description="How far a simulation may be from its replay."
     )
     results: ResultsSection = Field(default=ResultsSection(), description="Where results go.")
+    sweep: SweepSection | None = Field(
+        default=None, description="What pagecast sweep varies; no part of a single run."
+    )
 
 
 def json_schema() -> dict[str, Any]:
