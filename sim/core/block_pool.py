@@ -23,6 +23,8 @@ from collections.abc import Iterable
 from enum import Enum
 from itertools import islice
 
+from sim.core.compiling import mypyc_attr
+
 
 class FreeOrder(Enum):
     """Where freed blocks without findable content go."""
@@ -33,10 +35,12 @@ class FreeOrder(Enum):
     """To the tail like all others: vLLM up to 0.16."""
 
 
+@mypyc_attr(native_class=False)
 class NoFreeBlocksError(RuntimeError):
     """More blocks were taken than are free; callers must ask `num_free` first."""
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class BlockPool:
     """Free order and reference counts of `num_blocks` blocks with ids `first_id` and up."""
 

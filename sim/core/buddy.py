@@ -14,7 +14,10 @@ from __future__ import annotations
 
 import heapq
 
+from sim.core.compiling import mypyc_attr
 
+
+@mypyc_attr(allow_interpreted_subclasses=True)
 class BuddyPool:
     """Slots 0 to `num_blocks` - 1, handed out in stretches."""
 

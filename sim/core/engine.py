@@ -24,6 +24,7 @@ from enum import Enum
 
 from sim.core.block_pool import BlockPool
 from sim.core.buddy import BuddyPool
+from sim.core.compiling import mypyc_attr
 from sim.core.group import GroupSchedulerConfig, VictimCost
 from sim.core.group_scheduler import GroupScheduler
 from sim.core.kv_cache import KVCacheManager, PrefixCacheStats
@@ -60,6 +61,7 @@ MakeScheduler = Callable[..., StepScheduler]
 """From (config, kv, plans_sequences=, max_horizon=), as `Scheduler` is made."""
 
 
+@mypyc_attr(native_class=False)
 @dataclass(frozen=True, slots=True)
 class EngineConfig:
     """All settings of one replica's core.
@@ -89,6 +91,7 @@ class EngineConfig:
             )
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class EngineCore:
     """Scheduler and KV memory of one replica, driven from outside."""
 

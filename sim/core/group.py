@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Protocol
 
+from sim.core.compiling import mypyc_attr
 from sim.core.request import Request, Sequence
 
 
@@ -35,6 +36,7 @@ class VictimCost(Protocol):
         ...
 
 
+@mypyc_attr(native_class=False)
 @dataclass(frozen=True, slots=True)
 class GroupSchedulerConfig:
     """Limits of the paper's scheduler; names are vLLM's.
@@ -78,6 +80,7 @@ class GroupSchedulerConfig:
         return False
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class Group:
     """A request's sequences; they share blocks and fate."""
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from sim.core.compiling import mypyc_attr
 from sim.core.request import Sequence
 from sim.core.step import BlockCopy, ScheduledSequence, StepPlan
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class GroupDraft:
     """A plan while it is being made."""
 

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from collections import deque
 
+from sim.core.compiling import mypyc_attr
 from sim.core.group import Group
 from sim.core.kv_cache import KVCacheManager
 from sim.core.request import Sequence
 from sim.core.swap import SwapSpace
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class GroupQueues:
     """The groups of one replica, each in the place where it is."""
 

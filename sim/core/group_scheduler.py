@@ -19,6 +19,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable, Iterator
 
+from sim.core.compiling import mypyc_attr
 from sim.core.group import Group, GroupSchedulerConfig, PreemptionMode, VictimCost
 from sim.core.group_draft import GroupDraft
 from sim.core.group_queues import GroupQueues
@@ -35,6 +36,7 @@ from sim.core.step import (
 from sim.core.swap import SwapSpace, num_distinct_blocks
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class GroupScheduler:
     """Queues of one replica under the paper's rules; a `StepScheduler`."""
 

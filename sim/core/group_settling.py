@@ -7,6 +7,7 @@ to know how a step was filled.
 
 from __future__ import annotations
 
+from sim.core.compiling import mypyc_attr
 from sim.core.group import Group
 from sim.core.group_queues import GroupQueues
 from sim.core.kv_cache import KVCacheManager
@@ -14,6 +15,7 @@ from sim.core.request import FinishReason, Sequence, SequenceStatus
 from sim.core.step import BeamFork, StepOutcome, StepPlan, StepResult
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class GroupSettling:
     """Commits the steps of one scheduler to the queues that both work on."""
 

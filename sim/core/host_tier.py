@@ -18,9 +18,11 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Hashable, Iterable
 
+from sim.core.compiling import mypyc_attr
 from sim.core.step import BlockCopy
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class HostTier:
     """Host blocks by content, least recently used first."""
 

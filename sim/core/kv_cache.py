@@ -20,6 +20,7 @@ from enum import Enum
 from typing import NamedTuple
 
 from sim.core.block_pool import BlockPool, FreeOrder, check_pool
+from sim.core.compiling import mypyc_attr
 from sim.core.host_tier import HostTier
 from sim.core.prefix_cache import PrefixCache
 from sim.core.request import Sequence
@@ -38,6 +39,7 @@ class AllocStatus(Enum):
     """Not now; when others have ended there will be."""
 
 
+@mypyc_attr(native_class=False)
 @dataclass(frozen=True, slots=True)
 class CacheConfig:
     """Size and rules of one replica's KV cache.
@@ -74,6 +76,7 @@ class CacheConfig:
         return int(fraction * (self.num_blocks + self.has_null_block))
 
 
+@mypyc_attr(native_class=False)
 @dataclass(slots=True)
 class PrefixCacheStats:
     """Tokens asked for and found, counted once for each admission; those of preempted sequences apart."""
@@ -99,6 +102,7 @@ class Admission(NamedTuple):
     """Contents of the blocks after the hit that the host tier brings back."""
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class KVCacheManager:
     """Paged KV memory of one replica."""
 

@@ -22,6 +22,7 @@ from enum import Enum
 from itertools import islice
 from typing import Any, Protocol
 
+from sim.core.compiling import mypyc_attr
 from sim.core.request import Sequence
 
 
@@ -76,18 +77,43 @@ class VictimChoice(Protocol):
         ...
 
 
-class FcfsQueue(deque[Sequence]):
+@mypyc_attr(allow_interpreted_subclasses=True)
+class FcfsQueue:
     """First come first served; preempted sequences go to the front."""
 
-    push = deque.append
-    push_preempted = deque.appendleft
-    pop_head = deque.popleft
+    __slots__ = ("_seqs",)
+
+    def __init__(self) -> None:
+        self._seqs: deque[Sequence] = deque()
+
+    def push(self, seq: Sequence) -> None:
+        """Add behind all others."""
+        self._seqs.append(seq)
+
+    def push_preempted(self, seq: Sequence) -> None:
+        """Add before all others."""
+        self._seqs.appendleft(seq)
 
     def head(self) -> Sequence:
         """The longest waiting."""
-        return self[0]
+        return self._seqs[0]
+
+    def pop_head(self) -> Sequence:
+        """Take the longest waiting out."""
+        return self._seqs.popleft()
+
+    def remove(self, seq: Sequence) -> None:
+        """Take one out of the middle."""
+        self._seqs.remove(seq)
+
+    def __len__(self) -> int:
+        return len(self._seqs)
+
+    def __iter__(self) -> Iterator[Sequence]:
+        return iter(self._seqs)
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class PriorityQueue:
     """Lowest priority number first, then earliest arrival; a preempted sequence goes where its key says."""
 
@@ -100,7 +126,9 @@ class PriorityQueue:
         """Add by key."""
         heapq.heappush(self._heap, (*priority_key(seq), seq))
 
-    push_preempted = push
+    def push_preempted(self, seq: Sequence) -> None:
+        """Add by key, like any other."""
+        self.push(seq)
 
     def head(self) -> Sequence:
         """The most urgent."""
@@ -122,6 +150,7 @@ class PriorityQueue:
         return (entry[-1] for entry in sorted(self._heap))
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class OrderedQueue:
     """By an order of one's own; of equals, whoever began to wait first."""
 
@@ -180,11 +209,13 @@ def make_waiting_queue(kind: PolicyKind, order: WaitingOrder | None = None) -> W
             return PriorityQueue()
 
 
+@mypyc_attr(native_class=False)
 @dataclass(frozen=True, slots=True)
 class Continuous:
     """Iteration-level batching: newcomers join at any step that has room."""
 
 
+@mypyc_attr(native_class=False)
 @dataclass(frozen=True, slots=True)
 class Static:
     """A batch of what waits, at most `max_batch_size`, fixed until its last member ends."""
@@ -196,6 +227,7 @@ class Static:
             raise ValueError(f"max_batch_size must be at least 1, not {self.max_batch_size}")
 
 
+@mypyc_attr(native_class=False)
 @dataclass(frozen=True, slots=True)
 class Dynamic:
     """As `Static`, but a batch starts when it is full or its oldest member has waited `max_wait_ns`."""
@@ -214,6 +246,7 @@ class Dynamic:
 Batching = Continuous | Static | Dynamic
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class BatchGate:
     """Says who may join now.
 

@@ -8,12 +8,14 @@ Refuses to know budgets and rules: who moves when is decided in `scheduler.py`, 
 
 from __future__ import annotations
 
+from sim.core.compiling import mypyc_attr
 from sim.core.kv_memory import KVMemory
 from sim.core.policy import WaitingQueue
 from sim.core.request import Sequence, SequenceStatus
 from sim.core.steady_batch import SteadyBatch
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class Queues:
     """The sequences of one replica, each in the place where it is."""
 

@@ -21,6 +21,8 @@ from collections.abc import Sequence as AbstractSequence
 from enum import Enum
 from typing import NewType, Protocol
 
+from sim.core.compiling import mypyc_attr
+
 RequestId = NewType("RequestId", int)
 SeqId = NewType("SeqId", int)
 BlockId = NewType("BlockId", int)
@@ -58,6 +60,7 @@ class ContentKeys(Protocol):
         ...
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class Request:
     """One call of a user: a prompt, `num_samples` outputs of at most `max_tokens` tokens each."""
 
@@ -116,6 +119,7 @@ class Request:
         return f"Request({self.request_id}, {self.num_prompt_tokens}+{self.max_tokens})"
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class Sequence:
     """One stream of tokens of a request, its place in the queues and its block table."""
 

@@ -24,6 +24,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from sim.core.buddy import BuddyPool
+from sim.core.compiling import mypyc_attr
 from sim.core.kv_cache import NO_MOVES, Admission, AllocStatus, Moves, PrefixCacheStats
 from sim.core.request import Sequence
 
@@ -36,6 +37,7 @@ class Reservation(Enum):
     ORACLE = "oracle"
 
 
+@mypyc_attr(native_class=False)
 @dataclass(frozen=True, slots=True)
 class ContiguousConfig:
     """Size and rule of one replica's contiguous KV memory.
@@ -71,6 +73,7 @@ class ContiguousConfig:
         return int(fraction * self.num_slots)
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class ContiguousKVManager:
     """Contiguous KV memory of one replica; does for the V1 scheduler what `KVCacheManager` does."""
 

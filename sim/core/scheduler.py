@@ -19,6 +19,7 @@ from __future__ import annotations
 from collections.abc import Hashable
 from itertools import islice
 
+from sim.core.compiling import mypyc_attr
 from sim.core.kv_cache import NO_MOVES, Admission, AllocStatus
 from sim.core.kv_memory import KVMemory
 from sim.core.policy import BatchGate, PolicyKind, VictimChoice, make_waiting_queue, priority_key
@@ -30,6 +31,7 @@ from sim.core.step import ScheduledSequence, ScheduleKind, StepOutcome, StepPlan
 from sim.core.step_draft import StepDraft
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class Scheduler:
     """Queues of one replica, and the rules that fill a step from them; a `StepScheduler`."""
 

@@ -9,9 +9,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from sim.core.compiling import mypyc_attr
 from sim.core.policy import Batching, Continuous, PolicyKind, VictimChoice, WaitingOrder
 
 
+@mypyc_attr(native_class=False)
 @dataclass(frozen=True, slots=True)
 class SchedulerConfig:
     """Limits and rules of one replica's scheduler; names and defaults are vLLM's.

@@ -9,12 +9,14 @@ Refuses to know how a step was filled.
 
 from __future__ import annotations
 
+from sim.core.compiling import mypyc_attr
 from sim.core.kv_memory import KVMemory
 from sim.core.queues import Queues
 from sim.core.request import FinishReason, Sequence, SequenceStatus
 from sim.core.step import ScheduledSequence, ScheduleKind, StepOutcome, StepPlan, StepResult
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class Settling:
     """Commits the steps of one scheduler to the queues that both work on."""
 

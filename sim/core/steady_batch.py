@@ -24,10 +24,12 @@ from __future__ import annotations
 
 import heapq
 
+from sim.core.compiling import mypyc_attr
 from sim.core.kv_memory import KVMemory
 from sim.core.request import Sequence
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class SteadyBatch:
     """Decoding sequences, bucketed by the phase in which they need blocks."""
 

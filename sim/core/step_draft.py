@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from sim.core.compiling import mypyc_attr
 from sim.core.request import Sequence
 from sim.core.scheduler_config import SchedulerConfig
 from sim.core.step import ScheduledSequence
@@ -9,6 +10,7 @@ from sim.core.step import ScheduledSequence
 _NO_LIMIT = 2**62
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class StepDraft:
     """A plan while it is being made: what is left of the budgets, and who is in."""
 

@@ -9,10 +9,12 @@ from __future__ import annotations
 from collections.abc import Sequence as AbstractSequence
 
 from sim.core.block_pool import BlockPool, check_pool
+from sim.core.compiling import mypyc_attr
 from sim.core.request import Sequence
 from sim.core.step import BlockCopy
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class SwapSpace:
     """Host blocks behind one device pool."""
 

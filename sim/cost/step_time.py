@@ -27,6 +27,7 @@ from itertools import accumulate
 
 import numpy as np
 
+from sim.core.compiling import mypyc_attr
 from sim.core.step import ScheduledSequence, StepPlan
 from sim.cost.curves import Times
 from sim.cost.hardware import Gpu
@@ -40,6 +41,7 @@ _FAR = 1_000_000
 """A context to tell slopes by."""
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class KernelCost:
     """Step times of one model on one kind of GPU."""
 

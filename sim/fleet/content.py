@@ -13,12 +13,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from sim.core.compiling import mypyc_attr
 from workloads.spec import RequestSpec
 
 _BLOCK_BITS = 24
 _SAMPLE_BITS = 16
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class RequestContent:
     """Keys of one request's full blocks; implements `sim.core.request.ContentKeys`."""
 

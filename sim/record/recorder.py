@@ -11,6 +11,7 @@ from __future__ import annotations
 from array import array
 from dataclasses import dataclass
 
+from sim.core.compiling import mypyc_attr
 from sim.core.request import FinishReason, Request, Sequence
 from sim.core.step import StepOutcome, StepPlan
 
@@ -60,6 +61,7 @@ _REASON_CODE = {reason.value: place for place, reason in enumerate(FINISH_REASON
 PREEMPTION_FIELDS = ("sequence_row", "preempted_step", "was_resumed", "resumed_step")
 
 
+@mypyc_attr(native_class=False)
 @dataclass(slots=True)
 class ReplicaLog:
     """Plans and steps of one replica, in order."""
@@ -105,6 +107,7 @@ class ReplicaLog:
         self.used_blocks.fromlist(outcome.used_blocks)
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class Recorder:
     """Logs of all replicas, and one row for each sequence that has ended."""
 
