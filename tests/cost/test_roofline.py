@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
-from typing import cast
-
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from sim.config.catalog import load_gpu, load_model
-from sim.core.step import ScheduledSequence, StepPlan
+from sim.core.request import Request, Sequence
+from sim.core.step import ScheduledSequence, ScheduleKind, StepPlan
 from sim.cost.roofline import RooflineCost
 
 LLAMA = load_model("llama-3-8b")
 A100 = load_gpu("a100-80gb-sxm")
 COST = RooflineCost(LLAMA, A100)
+SEQUENCE = Sequence(0, Request(0, 0, 1, 1), 0, max_model_len=2)
+"""Costs look at what of a sequence is scheduled, not at the sequence."""
 
 Chunk = tuple[int, int, bool]
 """Tokens computed now, tokens computed before, whether a token comes out."""
@@ -25,9 +25,7 @@ Chunk = tuple[int, int, bool]
 def plan(num_decodes: int, context: int, horizon: int = 1, chunks: tuple[Chunk, ...] = ()) -> StepPlan:
     """A plan as the cost model sees it."""
     rows = tuple(
-        SimpleNamespace(
-            num_tokens=count, num_computed_tokens=computed, yields_token=yields, num_draft_tokens=0
-        )
+        ScheduledSequence(SEQUENCE, count, computed, [], 0, ScheduleKind.RUNNING, yields)
         for count, computed, yields in chunks
     )
     return StepPlan(
@@ -35,7 +33,7 @@ def plan(num_decodes: int, context: int, horizon: int = 1, chunks: tuple[Chunk, 
         horizon=horizon,
         num_decode_seqs=num_decodes,
         decode_context_tokens=context,
-        chunks=cast("tuple[ScheduledSequence, ...]", rows),
+        chunks=rows,
         preempted=(),
         num_running=num_decodes + len(chunks),
         rows=(),

@@ -149,9 +149,9 @@ def test_fusing_replaces_many_launches_and_round_trips_by_one() -> None:
 
 
 def test_a_plan_with_drafts_is_a_pass_over_all_its_tokens_that_samples_each() -> None:
-    drafted = plan(0, 0, 1, ((5, 100, True),))
-    (row,) = drafted.chunks
-    row.num_draft_tokens = 4  # type: ignore[misc]
+    undrafted = plan(0, 0, 1, ((5, 100, True),))
+    (row,) = undrafted.chunks
+    drafted = undrafted._replace(chunks=(row._replace(num_draft_tokens=4),))
     assert Batch.of(drafted) == Batch(0, 0, ((5, 100, 5),))
 
 
