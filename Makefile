@@ -5,10 +5,10 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 # The warning that is silenced tells of editable installs in general, to whoever sets up for the first time.
 INSTALL := PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet --disable-pip-version-check
-CODE := pagecast sim workloads gpu_backend tests
+CODE := pagecast sim workloads gpu_backend tests setup.py
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart simulate compare test test-all test-gpu check format bench fault-table papers accuracy kernels crosscheck clean
+.PHONY: help quickstart simulate compare test test-all test-compiled test-gpu wheel check format bench fault-table papers accuracy kernels crosscheck clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -54,6 +54,13 @@ test-all: $(VENV)/.installed-dev ## all tests but those that need a GPU, with th
 
 test-gpu: $(VENV)/.installed-dev ## tests that need a CUDA device
 	$(BIN)/python -m pytest -q -m gpu
+
+wheel: $(VENV)/.installed-dev ## build dist/*.whl with the core compiled; plain without a C compiler or with PAGECAST_PURE=1
+	rm -rf dist
+	$(BIN)/python -m build --outdir dist
+
+test-compiled: wheel ## build the wheel, and run tests of decisions, properties and bytes against it
+	$(BIN)/python -m tests.compiled dist/pagecast-*.whl
 
 check: $(VENV)/.installed-dev ## format, lint, types, spelling
 	$(BIN)/ruff format --check $(CODE)

@@ -4,6 +4,8 @@
     python tests/same_bytes.py after.json       # with another
     diff before.json after.json
 
+    python tests/same_bytes.py swap.json swap   # only these experiments
+
 Simulates by the command line only, outside the checkout, so that it runs with whatever code its interpreter
 imports there: an editable install, PYTHONPATH or a wheel. Says which that is. Experiments that need public
 traces are left out where PAGECAST_DATA names no folder.
@@ -18,7 +20,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -89,21 +91,36 @@ CASES = (
 )
 
 
-def digests(cases: Sequence[Case], python: str = sys.executable) -> dict[str, dict[str, str]]:
-    """SHA-256 of every file of each case's run folder, by case and file, as `python` simulates them."""
+def digests(
+    cases: Sequence[Case], options: Sequence[str] = (), **variables: str
+) -> dict[str, dict[str, str]]:
+    """SHA-256 of every file of each case's run folder, by case and file.
+
+    Args:
+        cases: What is simulated.
+        options: Of `pagecast simulate`, besides.
+        variables: Of the environment, besides.
+    """
     with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(os.cpu_count()) as workers:
-        found = workers.map(lambda case: _digests_of(case, python, Path(folder)), cases)
+        found = workers.map(lambda case: _digests_of(case, options, variables, Path(folder)), cases)
         return dict(zip((case.name for case in cases), found, strict=True))
 
 
-def _digests_of(case: Case, python: str, folder: Path) -> dict[str, str]:
+def _digests_of(
+    case: Case, options: Sequence[str], variables: Mapping[str, str], folder: Path
+) -> dict[str, str]:
     config = folder / f"{case.name}.yaml"
     shutil.copyfile(CONFIGS / case.config, config)
     overrides = [part for override in case.overrides for part in ("--set", override)]
-    arguments = ("simulate", str(config), "--quiet", "--out", str(folder / case.name), *overrides)
-    environment = os.environ | {"SOURCE_DATE_EPOCH": "0", "OMP_NUM_THREADS": "1"}
+    arguments = ("simulate", str(config), "--quiet", "--out", str(folder / case.name), *options, *overrides)
+    environment = {**os.environ, "SOURCE_DATE_EPOCH": "0", **variables}
     done = subprocess.run(
-        [python, *MAIN, *arguments], cwd=folder, env=environment, capture_output=True, text=True, check=False
+        [sys.executable, *MAIN, *arguments],
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     if done.returncode:
         raise RuntimeError(f"{case.name}: {done.stderr}")
@@ -125,9 +142,9 @@ def _say(text: str) -> None:
     sys.stderr.write(f"{text}\n")
 
 
-def main(out: Path) -> None:
-    """Write the digests of all cases that can be run here."""
-    cases = runnable()
+def main(out: Path, names: Sequence[str]) -> None:
+    """Write the digests of these cases, or of all that can be run here."""
+    cases = [case for case in runnable() if not names or case.name in names]
     with tempfile.TemporaryDirectory() as elsewhere:
         where = subprocess.run(
             [sys.executable, "-c", "import sim; print(sim.__file__)"],
@@ -141,6 +158,6 @@ def main(out: Path) -> None:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) != 2:
-        sys.exit(f"usage: {sys.argv[0]} OUT.json")
-    main(Path(sys.argv[1]).resolve())
+    if len(sys.argv) < 2:
+        sys.exit(f"usage: {sys.argv[0]} OUT.json [EXPERIMENT ...]")
+    main(Path(sys.argv[1]).resolve(), sys.argv[2:])

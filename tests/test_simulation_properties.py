@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from unittest.mock import patch
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -54,6 +55,7 @@ def assert_equal_records(one: RunRecord, other: RunRecord) -> None:
     assert counters[0] == counters[1]
 
 
+@pytest.mark.plain
 @examples(400)
 @given(case=cases())
 def test_a_full_horizon_gives_the_plans_the_block_ids_and_the_token_times_of_single_steps(case: Case) -> None:

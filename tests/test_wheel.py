@@ -1,10 +1,9 @@
-"""The wheel, built from a copy of the source and tried outside the checkout."""
+"""The wheel, compiled and plain, built from a copy of the source and tried outside the checkout."""
 
 from __future__ import annotations
 
 import json
-import shutil
-import subprocess
+import os
 import sys
 import sysconfig
 import zipfile
@@ -12,7 +11,10 @@ from pathlib import Path
 
 import pytest
 
-REPO = Path(__file__).resolve().parent.parent
+from tests import same_bytes
+from tests.test_compilable import compiled_files
+from tests.wheels import REPO, build_wheel, copy_source, install, run
+
 PACKAGES = ("sim", "gpu_backend", "workloads")
 EXPERIMENT = """\
 name: from-the-wheel
@@ -26,64 +28,116 @@ workload:
   prompt_tokens: {kind: fixed, tokens: 100}
   output_tokens: {kind: fixed, tokens: 10}
 """
+BUILT = "PAGECAST_WHEEL"
+"""Names a compiled wheel of this state of the code, so that it need not be built once more."""
+
+NO_COMPILER = {"CC": "no-such-compiler"}
 
 pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Built from a copy, so that nothing a former build left behind gets into it."""
-    source, dist = tmp_path_factory.mktemp("source") / "pagecast", tmp_path_factory.mktemp("dist")
-    left_out = shutil.ignore_patterns(".*", "__pycache__", "build", "dist", "results", "*.egg-info")
-    shutil.copytree(REPO, source, ignore=left_out)
-    _run(sys.executable, "-m", "build", "--wheel", "--outdir", str(dist), str(source))
-    (built,) = dist.glob("pagecast-*.whl")
-    return built
+def compiled(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    built = os.environ.get(BUILT)
+    return Path(built).resolve() if built else build_wheel(tmp_path_factory.mktemp("compiled"))
 
 
-@pytest.fixture
-def pagecast(wheel: Path, tmp_path: Path) -> Path:
-    """The command in a virtual environment that has pagecast from the wheel and borrows its dependencies."""
-    venv = tmp_path / "venv"
-    _run(sys.executable, "-m", "venv", str(venv))
-    _run(str(venv / "bin" / "python"), "-m", "pip", "install", "--quiet", "--no-deps", str(wheel))
-    borrowed = tmp_path / "borrowed"
-    borrowed.mkdir()
-    for entry in Path(sysconfig.get_path("purelib")).iterdir():
-        if not entry.name.startswith(("__editable__", "pagecast-")):
-            (borrowed / entry.name).symlink_to(entry)
-    (own,) = (venv / "lib").glob("python*/site-packages")
-    (own / "borrowed.pth").write_text(f"{borrowed}\n")
-    return venv / "bin" / "pagecast"
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build_wheel(tmp_path_factory.mktemp("plain"), {"PAGECAST_PURE": "1"})
 
 
-def _run(*command: str, cwd: Path | None = None) -> str:
-    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=cwd)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+@pytest.fixture(scope="module")
+def python(compiled: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Of an environment that has the compiled wheel."""
+    return install(compiled, tmp_path_factory.mktemp("installed"))
 
 
-def test_the_wheel_holds_the_three_packages_whole_and_nothing_else(wheel: Path) -> None:
-    names = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
+@pytest.fixture(scope="module")
+def plain_python(plain: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Of an environment that has the plain wheel."""
+    return install(plain, tmp_path_factory.mktemp("installed_plain"))
+
+
+def _files(wheel: Path) -> set[str]:
+    return {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
+
+
+def test_the_plain_wheel_holds_the_three_packages_whole_and_nothing_else(plain: Path) -> None:
+    kept = (".py", ".yaml", ".json", ".safetensors", ".txt")
     wanted = {
         path.relative_to(REPO).as_posix()
         for package in PACKAGES
         for path in (REPO / package).rglob("*")
-        if path.suffix in (".py", ".yaml", ".json", ".safetensors") or path.name == "py.typed"
+        if path.suffix in kept or path.name == "py.typed"
     } | {"gpu_backend/checkpoints/README.md"}
+    names = _files(plain)
     assert names == wanted
     assert {f"{package}/py.typed" for package in PACKAGES} <= names
     assert {"sim/catalog/hardware/a100-80gb-sxm.yaml", "sim/catalog/models/llama-3-8b.yaml"} <= names
+    assert plain.name.endswith("-py3-none-any.whl")
 
 
-def test_the_command_works_outside_the_checkout(pagecast: Path, tmp_path: Path) -> None:
-    elsewhere = tmp_path / "elsewhere"
-    elsewhere.mkdir()
-    (elsewhere / "experiment.yaml").write_text(EXPERIMENT)
-    where = _run(str(pagecast.parent / "python"), "-c", "import sim; print(sim.__file__)", cwd=elsewhere)
-    assert Path(where.strip()).is_relative_to(tmp_path)
-    assert _run(str(pagecast), "--version", cwd=elsewhere).startswith("pagecast ")
-    summary = _run(str(pagecast), "simulate", "experiment.yaml", "--json", cwd=elsewhere)
+def test_the_compiled_wheel_holds_besides_what_is_compiled_and_one_library(
+    compiled: Path, plain: Path
+) -> None:
+    suffix = sysconfig.get_config_var("EXT_SUFFIX")
+    doors = {name.removesuffix(".py") + suffix for name in compiled_files()}
+    assert len(doors) > 20
+    assert _files(compiled) - _files(plain) == doors | {f"pagecast__mypyc{suffix}"}
+    assert _files(plain) <= _files(compiled)
+
+
+def test_the_command_works_outside_the_checkout(python: Path, tmp_path: Path) -> None:
+    pagecast = python.parent / "pagecast"
+    (tmp_path / "experiment.yaml").write_text(EXPERIMENT)
+    where = run(str(python), "-c", "import sim; print(sim.__file__)", cwd=tmp_path)
+    assert Path(where.strip()).is_relative_to(python.parents[1])
+    summary = run(str(pagecast), "simulate", "experiment.yaml", "--json", cwd=tmp_path)
     assert json.loads(summary)["completed"] == 20
-    (picture,) = elsewhere.glob("results/from-the-wheel/*/plots/latency.png")
+    (picture,) = tmp_path.glob("results/from-the-wheel/*/plots/latency.png")
     assert picture.stat().st_size > 1000
+
+
+def test_the_version_says_which_code_runs(python: Path, plain_python: Path, tmp_path: Path) -> None:
+    def version(python: Path, pure: str) -> str:
+        pagecast = python.parent / "pagecast"
+        return run(str(pagecast), "--version", cwd=tmp_path, env={"PAGECAST_PURE": pure}).strip()
+
+    assert version(python, "").endswith(", compiled")
+    assert version(python, "1").endswith(", plain Python")
+    assert version(plain_python, "").endswith(", plain Python")
+
+
+def test_all_three_ways_to_run_the_wheels_give_the_same_bytes(
+    python: Path, plain_python: Path, tmp_path: Path
+) -> None:
+    digests = []
+    for number, (interpreter, pure) in enumerate(((python, ""), (python, "1"), (plain_python, ""))):
+        out = tmp_path / f"{number}.json"
+        script = (str(interpreter), str(Path(same_bytes.__file__)), str(out), "quickstart")
+        run(*script, cwd=tmp_path, env={"PAGECAST_PURE": pure})
+        digests.append(json.loads(out.read_text()))
+    assert digests[0] == digests[1] == digests[2]
+    assert digests[0].keys() == {"quickstart"}
+
+
+def test_without_a_compiler_the_wheel_is_plain(tmp_path: Path) -> None:
+    assert build_wheel(tmp_path, NO_COMPILER).name.endswith("-py3-none-any.whl")
+
+
+def test_an_editable_install_is_plain_and_needs_no_compiler(tmp_path: Path) -> None:
+    source = copy_source(tmp_path)
+    python = install(source, tmp_path, "--editable", env=NO_COMPILER)
+    where = run(str(python), "-c", "import sim.core.engine as engine; print(engine.__file__)", cwd=tmp_path)
+    assert Path(where.strip()) == source / "sim" / "core" / "engine.py"
+    assert not list(source.rglob("*.so"))
+
+
+def test_an_editable_install_asks_for_no_mypy_though_there_is_a_compiler(tmp_path: Path) -> None:
+    asked = (
+        "import setup; print(setup.get_requires_for_build_editable(), setup.get_requires_for_build_wheel())"
+    )
+    editable, wheel = run(sys.executable, "-c", asked, cwd=copy_source(tmp_path)).strip().split("] ")
+    assert "mypy" not in editable
+    assert "mypy" in wheel

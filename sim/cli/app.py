@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from sim.compiled import running_code
 from sim.errors import ConfigError
 from workloads.errors import WorkloadError
 
@@ -65,14 +66,20 @@ def _print_version(wanted: bool) -> None:
     if wanted:
         from importlib.metadata import version
 
-        typer.echo(f"pagecast {version('pagecast')}")
+        typer.echo(f"pagecast {version('pagecast')}, {running_code()}")
         raise typer.Exit
 
 
 @app.callback()
 def pagecast(
     version: Annotated[
-        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+        bool,
+        typer.Option(
+            "--version",
+            callback=_print_version,
+            is_eager=True,
+            help="Print the version, and whether its core is compiled.",
+        ),
     ] = False,
 ) -> None:
     """Plan LLM serving by simulation, and prove the plan on a real engine."""

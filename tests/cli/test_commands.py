@@ -15,6 +15,7 @@ import pytest
 
 from sim.cli import simulate
 from sim.cli.app import BAD_INPUT, INTERRUPTED, THE_ANSWER_IS_NO
+from sim.compiled import running_code
 from sim.results.run_folder import load_run
 from tests.command_line import COMMAND, EXPERIMENT, pagecast, refused
 from tests.recordings import write_recording
@@ -250,7 +251,7 @@ def test_compare_says_which_settings_differ() -> None:
 def test_the_version_is_the_installed_one() -> None:
     from importlib.metadata import version
 
-    assert pagecast("--version").stdout == f"pagecast {version('pagecast')}\n"
+    assert pagecast("--version").stdout == f"pagecast {version('pagecast')}, {running_code()}\n"
 
 
 def test_explain_waste_prints_four_shares_and_draws_a_picture(tmp_path: Path) -> None:

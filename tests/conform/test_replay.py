@@ -122,6 +122,7 @@ def _one_block_more(self: KVCacheManager, num_tokens: int) -> int:
     return num_tokens // self.block_size + 1
 
 
+@pytest.mark.plain
 @pytest.mark.parametrize(
     ("owner", "method", "fault", "name"),
     [

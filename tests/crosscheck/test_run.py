@@ -216,6 +216,7 @@ def test_one_block_too_few_is_found_at_its_first_step() -> None:
     assert check.decisions.difference.startswith(f"step {number} ({number:,} steps before it are equal)")
 
 
+@pytest.mark.plain
 def test_a_victim_from_the_wrong_end_is_found_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
     experiment = load("recompute")
     honest = ExactEngine(experiment, truthful(experiment))

@@ -21,6 +21,7 @@ def test_our_allocator_holds_its_claims(name: str) -> None:
     assert search(MACHINES[name], NUM_EXAMPLES) is None
 
 
+@pytest.mark.plain
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.what)
 def test_a_planted_fault_is_found(fault: Fault) -> None:
     assert find(fault) is not None
