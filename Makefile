@@ -8,10 +8,10 @@ INSTALL := PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet --disable-
 CODE := pagecast sim workloads gpu_backend tests setup.py
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart simulate compare test test-all test-compiled test-gpu wheel check format bench fault-table papers accuracy kernels crosscheck clean
+.PHONY: help quickstart simulate compare test test-all test-compiled test-gpu wheel check format bench bench-compiled fault-table papers accuracy kernels crosscheck clean
 
 help: ## list the targets
-	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 15
 
 $(BIN)/pip:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and \
@@ -74,6 +74,9 @@ format: $(VENV)/.installed-dev ## let ruff format and mend
 
 bench: $(VENV)/.installed-dev ## speed of the simulator, written to results/bench.md
 	$(BIN)/python -m tests.bench.bench_simulation
+
+bench-compiled: wheel ## what compiling brings, written to results/bench_compiled.md
+	$(BIN)/python -m tests.bench.bench_compiled dist/pagecast-*.whl
 
 fault-table: $(VENV)/.installed-dev ## which claim finds which planted fault, written to sim/testing/README.md
 	$(BIN)/python -m tests.testing.fault_table

@@ -15,8 +15,6 @@ import sys
 import sysconfig
 import tempfile
 import tomllib
-from distutils.ccompiler import new_compiler  # with setuptools imported, its own
-from distutils.sysconfig import customize_compiler
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
@@ -66,6 +64,10 @@ def why_plain() -> str | None:
 
 
 def _compiles_c() -> bool:
+    # Once setuptools is imported these are its own; Python's are gone since 3.12.
+    from distutils.ccompiler import new_compiler
+    from distutils.sysconfig import customize_compiler
+
     compiler = new_compiler()
     customize_compiler(compiler)
     with tempfile.TemporaryDirectory() as folder:
