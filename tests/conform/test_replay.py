@@ -115,7 +115,7 @@ def _most_recently_freed_first(self: BlockPool, block: int) -> None:
 
 
 def _to_the_end_of_the_queue(self: FcfsQueue, seq: Sequence) -> None:
-    self.append(seq)
+    self.push(seq)
 
 
 def _one_block_more(self: KVCacheManager, num_tokens: int) -> int:
