@@ -17,6 +17,7 @@ import tempfile
 from pathlib import Path
 
 from sim.environment import cpu_model
+
 from tests.bench.bench_simulation import CONFIGS, STANDARD
 from tests.wheels import REPO, install, run
 
