@@ -34,6 +34,9 @@ CHOSEN = (
 )
 """Decisions, recordings of them, equivalences and properties; what surrounds the core; the real engine."""
 
+OUTSIDE = {"PAGECAST_DATA": "data", "PAGECAST_REFERENCE": "reference"}
+"""What tests look for beside the checkout, unless they are told of another place."""
+
 
 def main(wheel: Path, arguments: list[str]) -> int:
     """Pytest's exit code."""
@@ -45,6 +48,8 @@ def main(wheel: Path, arguments: list[str]) -> int:
             copy(REPO / name, place / name)
         environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
         environment |= {"PAGECAST_TESTS_COMPILED": "1"}
+        for variable, folder_of_it in OUTSIDE.items():
+            environment.setdefault(variable, str(REPO.parent / "shared" / folder_of_it))
         chosen = arguments or ["-q", "-n", "2", "-m", "not slow and not gpu", *CHOSEN]
         return subprocess.run(
             [str(python), "-m", "pytest", *chosen], cwd=place, env=environment, check=False

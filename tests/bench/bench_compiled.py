@@ -16,8 +16,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from sim.environment import cpu_model
-
+from sim.results.environment import cpu_model
 from tests.bench.bench_simulation import CONFIGS, STANDARD
 from tests.wheels import REPO, install, run
 
