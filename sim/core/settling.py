@@ -2,7 +2,8 @@
 
 The second half of `scheduler.py`, under the same rules (vLLM V1): in scheduled order, each sequence that
 yields gets its accepted drafts and one token more; tokens past its end are dropped; a sequence that ended
-frees its blocks there and then, so they count in the next schedule.
+frees its blocks there and then, so they count in the next schedule. Under asynchronous scheduling the blocks
+that these tokens fill become findable here, those of a sequence that ends included.
 
 Refuses to know how a step was filled.
 """
@@ -73,6 +74,9 @@ class Settling:
             seq.num_computed -= row.num_draft_tokens - num_accepted
         num_new = min(num_accepted + 1, seq.max_known - seq.num_known)
         seq.num_known += num_new
+        if is_running and self._is_async:
+            num_dropped = num_accepted + 1 - num_new
+            self._kv.register_computed(seq, seq.num_computed - seq.num_in_flight - num_dropped)
         reason = self._finish_reason(seq, result)
         if reason is not None:
             seq.emit(plan.step, num_new)
@@ -84,8 +88,6 @@ class Settling:
             return False
         seq.emit(plan.step, num_new)
         if is_running:
-            if self._is_async:
-                self._kv.register_computed(seq, seq.num_computed - seq.num_in_flight)
             seq.num_drafts = result.num_drafts.get(seq.seq_id, 0)
         return False
 

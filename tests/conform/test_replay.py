@@ -27,6 +27,8 @@ SAMPLES = (
     "stub_b5_watermark_alone",
     "stub_c_prefix_evict",
     "stub_f4_spec_budget_cut",
+    "stub_fuzz_a2_async_follow_up",
+    "stub_fuzz_a_async_last_block",
     "stub_h_async_ample",
 )
 

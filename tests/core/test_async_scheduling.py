@@ -114,6 +114,29 @@ def test_a_generated_block_is_registered_only_when_its_last_token_has_settled() 
     assert core.num_cached_blocks == 2
 
 
+def test_the_block_that_the_last_step_fills_is_registered_before_it_is_given_back() -> None:
+    """Five tokens and four: eight are computed, two whole blocks, and both can be found again."""
+    core = make_core(num_blocks=8, async_scheduling=True, caching=True)
+    core.submit(Request(0, 0, 5, 4, content=Text("a")))
+    _run(core)
+    assert (core.num_cached_blocks, core.free_head(9)[-2:]) == (2, [2, 1])
+    core.submit(Request(1, 0, 12, 2, content=Text("a")))
+    plan = begin(core)
+    assert told(plan) == [(1, 4, 8)]
+    finish(core, plan)
+
+
+def test_a_block_that_only_dropped_tokens_would_fill_is_not_registered() -> None:
+    """Three drafts are kept, but the second token is the last one: seven tokens of eight count."""
+    core = make_core(async_scheduling=True, caching=True, num_speculative_tokens=3)
+    core.submit(Request(0, 0, 5, 3, content=Text("a")))
+    finish(core, begin(core), StepResult([1], num_drafts={SeqId(0): 3}))
+    plan = begin(core)
+    assert told(plan) == [(0, 4, 5)]
+    (ended,) = finish(core, plan, StepResult([1], num_accepted={SeqId(0): 3})).finished
+    assert (ended.num_output_tokens, core.num_cached_blocks) == (3, 1)
+
+
 def test_output_in_flight_of_a_preempted_sequence_is_still_delivered() -> None:
     """vLLM's own case: ten blocks, two prompts of five; the second is evicted with a token under way."""
     core = make_core(num_blocks=10, async_scheduling=True)
