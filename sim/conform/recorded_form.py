@@ -43,6 +43,7 @@ class _V1Config(_Form):
     num_spec_tokens: Count
     num_lookahead_tokens: Count
     draft_slots: Count
+    eagle_block_drop: StrictBool = False
 
 
 class _V0Config(_Form):

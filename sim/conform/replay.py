@@ -15,8 +15,10 @@ Owns the comparison; refuses to know why a decision is right.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Mapping
+from collections.abc import Sequence as AbstractSequence
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +27,7 @@ from sim.conform.recorded_trace import Fields, RecordedTrace
 from sim.core.engine import EngineConfig, EngineCore, PlanDetail
 from sim.core.kv_cache import CacheConfig
 from sim.core.policy import PolicyKind
-from sim.core.request import FinishReason, Request, SeqId
+from sim.core.request import FinishReason, Request, SeqId, Sequence
 from sim.core.scheduler_config import SchedulerConfig
 from sim.core.step import StepPlan, StepResult
 from sim.errors import ConfigError, Problem
@@ -125,25 +127,32 @@ def conform(path: Path, level: int = 3) -> Conformance:
 
 
 class _TokenKeys:
-    """Content keys of a request whose tokens are all known: the chained tokens themselves."""
+    """Content keys of samples whose tokens are all known: the chained tokens themselves."""
 
-    def __init__(self, request_id: str, tokens: Sequence[int], block_size: int) -> None:
-        self._request_id = request_id
-        self._keys: list[Hashable] = []
-        parent: Hashable = None
-        for start in range(0, len(tokens) - block_size + 1, block_size):
-            parent = hash((parent, *tokens[start : start + block_size]))
-            self._keys.append((parent, *tokens[start : start + block_size]))
+    def __init__(
+        self, names: AbstractSequence[str], tokens: AbstractSequence[AbstractSequence[int]], block_size: int
+    ) -> None:
+        self._names = names
+        self._keys = [_chained(of_sample, block_size) for of_sample in tokens]
 
-    def keys(self, sample: int, start: int, stop: int) -> Sequence[Hashable]:
+    def keys(self, sample: int, start: int, stop: int) -> AbstractSequence[Hashable]:
         """The keys of blocks `start` to `stop - 1`.
 
         Raises:
             ConfigError: The recording ends before those tokens.
         """
-        if stop > len(self._keys):
-            raise ConfigError([Problem("outputs", self._request_id, "ends before the tokens it settled")])
-        return self._keys[start:stop]
+        if stop > len(self._keys[sample]):
+            raise ConfigError([Problem("outputs", self._names[sample], "ends before the tokens it settled")])
+        return self._keys[sample][start:stop]
+
+
+def _chained(tokens: AbstractSequence[int], block_size: int) -> list[Hashable]:
+    keys: list[Hashable] = []
+    parent: Hashable = None
+    for start in range(0, len(tokens) - block_size + 1, block_size):
+        parent = hash((parent, *tokens[start : start + block_size]))
+        keys.append((parent, *tokens[start : start + block_size]))
+    return keys
 
 
 def core_config(config: Mapping[str, Any]) -> EngineConfig:
@@ -153,6 +162,7 @@ def core_config(config: Mapping[str, Any]) -> EngineConfig:
             num_blocks=config["usable_blocks"],
             block_size=config["block_size"],
             enable_prefix_caching=config["enable_prefix_caching"],
+            drops_last_hit=config.get("eagle_block_drop", False),
         ),
         scheduler=SchedulerConfig(
             max_model_len=config["max_model_len"],
@@ -180,8 +190,10 @@ class _Replay:
     def __init__(self, trace: RecordedTrace) -> None:
         self._trace = trace
         self._core = EngineCore(core_config(trace.config))
-        self._number_of: dict[str, int] = {}
-        self._id_of: list[str] = []
+        self._names: list[list[str]] = []
+        """Of each request's samples, in the order of submission."""
+        self._place_of: dict[str, tuple[int, int]] = {}
+        """Request and sample, by name."""
         self._plans: dict[int, StepPlan | None] = {}
 
     def apply(self, event: Mapping[str, Any]) -> Fields:
@@ -191,23 +203,24 @@ class _Replay:
         return self._update(event["step"])
 
     def _schedule(self, event: Mapping[str, Any]) -> Fields:
-        for request_id in event.get("arrivals", []):
-            self._submit(request_id)
-        for request_id, _ in event.get("aborted", []):
-            self._core.abort(self._number_of[request_id])
+        arrivals = groupby(event.get("arrivals", []), key=lambda name: id(self._trace.requests[name]))
+        for _, names in arrivals:
+            self._submit(list(names))
+        for name, _ in event.get("aborted", []):
+            self._core.abort(*self._place_of[name])
         plan = self._core.begin_step(event["step"])
         self._plans[event["step"]] = plan
         rows = plan.rows if plan is not None else ()
-        named = [(self._id_of[row.seq.request.request_id], row) for row in rows]
+        named = [(self._name(row.seq), row) for row in rows]
         return {
             "sched": [[name, row.kind.value, row.num_tokens] for name, row in named],
             "prefix_hits": [row.num_computed_tokens for row in rows],
             "blocks": [row.new_blocks for row in rows],
             "tokens": sum(row.num_tokens for row in rows),
             "spec": {name: row.num_draft_tokens for name, row in named if row.num_draft_tokens},
-            "preempted": [self._name(seq.request) for seq in (plan.preempted if plan is not None else ())],
-            "running": [self._name(seq.request) for seq in self._core.running],
-            "waiting": [self._name(seq.request) for seq in self._core.waiting],
+            "preempted": [self._name(seq) for seq in (plan.preempted if plan is not None else ())],
+            "running": [self._name(seq) for seq in self._core.running],
+            "waiting": [self._name(seq) for seq in self._core.waiting],
             "free": self._core.num_free_blocks,
         }
 
@@ -218,10 +231,10 @@ class _Replay:
         if plan is not None and plan.rows:
             before = {row.seq: row.seq.num_known for row in plan.rows}
             outcome = self._core.finish_step(plan, self._result(plan, step))
-            out = {self._name(seq.request): seq.num_known - known for seq, known in before.items()}
+            out = {self._name(seq): seq.num_known - known for seq, known in before.items()}
             out = {name: count for name, count in out.items() if count}
             finished = [
-                [self._name(seq.request), _RECORDED_REASONS[seq.finish_reason]]
+                [self._name(seq), _RECORDED_REASONS[seq.finish_reason]]
                 for seq in outcome.finished
                 if seq.finish_reason is not None
             ]
@@ -236,7 +249,7 @@ class _Replay:
 
     def _result(self, plan: StepPlan, step: int) -> StepResult:
         """What the model gave: an input of the replay, like the drafts that were proposed next."""
-        seq_of = {self._name(row.seq.request): SeqId(row.seq.seq_id) for row in plan.rows}
+        seq_of = {self._name(row.seq): SeqId(row.seq.seq_id) for row in plan.rows}
         accepted = {
             seq_id: self._trace.accepted[name, step]
             for name, seq_id in seq_of.items()
@@ -246,22 +259,24 @@ class _Replay:
         drafts = {seq_of[name]: count for name, count in proposed.items() if name in seq_of}
         return StepResult([1], num_accepted=accepted, num_drafts=drafts)
 
-    def _submit(self, request_id: str) -> None:
-        number = len(self._id_of)
-        self._id_of.append(request_id)
-        self._number_of[request_id] = number
-        recorded = self._trace.requests[request_id]
-        tokens = [*recorded["prompt"], *self._trace.outputs.get(request_id, [])]
+    def _submit(self, names: list[str]) -> None:
+        """Children of one request that come together are its samples: they share their arrival."""
+        number = len(self._names)
+        self._names.append(names)
+        self._place_of |= {name: (number, sample) for sample, name in enumerate(names)}
+        recorded = self._trace.requests[names[0]]
+        tokens = [[*recorded["prompt"], *self._trace.outputs.get(name, [])] for name in names]
         self._core.submit(
             Request(
                 number,
                 arrival_ns=number,
                 num_prompt_tokens=len(recorded["prompt"]),
                 max_tokens=recorded["max_tokens"],
+                num_samples=len(names),
                 priority=recorded.get("priority", 0),
-                content=_TokenKeys(request_id, tokens, self._trace.config["block_size"]),
+                content=_TokenKeys(names, tokens, self._trace.config["block_size"]),
             )
         )
 
-    def _name(self, request: Request) -> str:
-        return self._id_of[request.request_id]
+    def _name(self, seq: Sequence) -> str:
+        return self._names[seq.request.request_id][seq.sample]

@@ -140,6 +140,14 @@ class EngineCore:
         return self._scheduler.wake_ns()
 
     @property
+    def is_circling(self) -> bool:
+        """Whether steps repeat themselves for ever, without a token, until somebody comes or goes.
+
+        vLLM's scheduler can be caught so; whoever drives this one should not step it on.
+        """
+        return self._scheduler.is_circling
+
+    @property
     def running(self) -> Iterable[Sequence]:
         """Running sequences in order of admission."""
         return self._scheduler.running
@@ -248,9 +256,14 @@ class EngineCore:
         joins_next = self._scheduler.enqueue(request, seqs)
         return SubmitStatus.NEXT_STEP if joins_next else SubmitStatus.QUEUED
 
-    def abort(self, request_id: int) -> list[Sequence]:
-        """End a request wherever it stands; to be called between steps. Returns the sequences it ended."""
-        ended = [seq for seq in self._live.get(request_id, ()) if not seq.is_finished]
+    def abort(self, request_id: int, sample: int | None = None) -> list[Sequence]:
+        """End a request, or one sample of it, wherever it stands; to be called between steps.
+
+        Returns:
+            The sequences it ended.
+        """
+        seqs = self._live.get(request_id, ())
+        ended = [seq for seq in seqs if not seq.is_finished and sample in (None, seq.sample)]
         for seq in ended:
             self._scheduler.remove(seq, self.step)
             seq.end(FinishReason.ABORT, self.step)

@@ -90,6 +90,11 @@ class GroupScheduler:
         """Blocks of the host pool that hold swapped sequences."""
         return self._swap.host.num_used if self._swap is not None else 0
 
+    @property
+    def is_circling(self) -> bool:
+        """Never: the first to arrive is preempted last, and a group that gets stuck alone is ended."""
+        return False
+
     def can_ever_fit(self, seqs: list[Sequence]) -> bool:
         """Whether a newcomer, alone and with nothing shared but its prompt, could run to its end.
 

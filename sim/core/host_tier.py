@@ -42,6 +42,10 @@ class HostTier:
     def __len__(self) -> int:
         return len(self._block_of)
 
+    def keys(self) -> Iterable[Hashable]:
+        """What is here, least recently used first."""
+        return self._block_of.keys()
+
     def find(self, keys: Iterable[Hashable]) -> list[Hashable]:
         """The longest leading run of keys that are here."""
         found = []

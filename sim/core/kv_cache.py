@@ -17,6 +17,7 @@ from __future__ import annotations
 from collections.abc import Hashable, Iterable
 from dataclasses import dataclass
 from enum import Enum
+from itertools import chain
 from typing import NamedTuple
 
 from sim.core.block_pool import BlockPool, FreeOrder, check_pool
@@ -289,6 +290,24 @@ class KVCacheManager:
     def free_head(self, count: int) -> list[int]:
         """The first `count` blocks of the free queue."""
         return self.pool.head(count)
+
+    def state(self, holders: Iterable[Sequence]) -> Hashable:
+        """All that decisions hang on while these hold blocks; which ids the blocks have does not count."""
+        cache = self._cache
+        if cache is None:
+            return self.pool.num_free
+        tables = [seq.table for seq in holders]
+        place_of: dict[int, int] = {}
+        for block in (*chain.from_iterable(tables), *self.pool.free_blocks()):
+            place_of.setdefault(block, len(place_of))
+        return (
+            tuple(tuple(map(place_of.__getitem__, table)) for table in tables),
+            tuple(map(cache.key_of, place_of)),
+            frozenset(
+                (key, *map(place_of.__getitem__, blocks)) for key, blocks in cache.duplicates().items()
+            ),
+            tuple(self._tier.keys()) if self._tier is not None else (),
+        )
 
     def check_invariants(self, holders: Iterable[Sequence]) -> None:
         """Recount everything from the tables of `holders`, which must be all live sequences."""

@@ -25,6 +25,11 @@ from typing import Any, Protocol
 from sim.core.compiling import mypyc_attr
 from sim.core.request import Sequence
 
+_Entry = tuple[int, int, int, str, int, Sequence]
+"""Key of a sequence that waits, the number of its pushing, and the sequence."""
+_MOST_STALE = 64
+"""Marked entries that a heap may hold besides as many as wait."""
+
 
 class PolicyKind(Enum):
     """Order of the waiting queue, and with it the choice of preemption victims."""
@@ -115,16 +120,25 @@ class FcfsQueue:
 
 @mypyc_attr(allow_interpreted_subclasses=True)
 class PriorityQueue:
-    """Lowest priority number first, then earliest arrival; a preempted sequence goes where its key says."""
+    """Lowest priority number first, then earliest arrival; a preempted sequence goes where its key says.
 
-    __slots__ = ("_heap",)
+    Taking one out of the middle only marks its entry, and looking at the first few sorts no more than these:
+    a long queue costs its logarithm.
+    """
+
+    __slots__ = ("_heap", "_num_pushed", "_push_of")
 
     def __init__(self) -> None:
-        self._heap: list[tuple[int, int, int, Sequence]] = []
+        self._heap: list[_Entry] = []
+        self._num_pushed = 0
+        self._push_of: dict[Sequence, int] = {}
+        """When each was pushed that waits; an entry of the heap with another number is of one taken out."""
 
     def push(self, seq: Sequence) -> None:
         """Add by key."""
-        heapq.heappush(self._heap, (*priority_key(seq), seq))
+        self._num_pushed += 1
+        self._push_of[seq] = self._num_pushed
+        heapq.heappush(self._heap, (*_waiting_key(seq), self._num_pushed, seq))
 
     def push_preempted(self, seq: Sequence) -> None:
         """Add by key, like any other."""
@@ -136,18 +150,39 @@ class PriorityQueue:
 
     def pop_head(self) -> Sequence:
         """Take the most urgent out."""
-        return heapq.heappop(self._heap)[-1]
+        seq = heapq.heappop(self._heap)[-1]
+        del self._push_of[seq]
+        self._drop_stale_heads()
+        return seq
 
     def remove(self, seq: Sequence) -> None:
         """Take one out of the middle."""
-        self._heap.remove((*priority_key(seq), seq))
-        heapq.heapify(self._heap)
+        del self._push_of[seq]
+        if len(self._heap) > 2 * len(self._push_of) + _MOST_STALE:
+            self._heap = sorted(entry for entry in self._heap if self._waits(entry))
+        else:
+            self._drop_stale_heads()
 
     def __len__(self) -> int:
-        return len(self._heap)
+        return len(self._push_of)
 
     def __iter__(self) -> Iterator[Sequence]:
-        return (entry[-1] for entry in sorted(self._heap))
+        """In order: from the top of the heap down, those next in turn kept in a heap of their own."""
+        heap = self._heap
+        next_in_turn = [(heap[0], 0)] if heap else []
+        while next_in_turn:
+            entry, place = heapq.heappop(next_in_turn)
+            if self._waits(entry):
+                yield entry[-1]
+            for below in range(2 * place + 1, min(2 * place + 3, len(heap))):
+                heapq.heappush(next_in_turn, (heap[below], below))
+
+    def _waits(self, entry: _Entry) -> bool:
+        return self._push_of.get(entry[-1]) == entry[-2]
+
+    def _drop_stale_heads(self) -> None:
+        while self._heap and not self._waits(self._heap[0]):
+            heapq.heappop(self._heap)
 
 
 @mypyc_attr(allow_interpreted_subclasses=True)
@@ -193,9 +228,18 @@ def _entry_key(entry: tuple[Any, int, Sequence]) -> tuple[Any, int]:
     return entry[:2]
 
 
-def priority_key(seq: Sequence) -> tuple[int, int, int]:
-    """Urgency: smaller goes first and is preempted last. Sequence ids make it unique."""
-    return seq.request.priority, seq.request.arrival_ns, seq.seq_id
+def urgency(seq: Sequence) -> tuple[int, int, int]:
+    """Smaller goes first and is preempted last; samples of one request are equals, for they came together.
+
+    Requests that arrive at one instant are told apart by who was submitted first.
+    """
+    request = seq.request
+    return request.priority, request.arrival_ns, seq.seq_id - seq.sample
+
+
+def _waiting_key(seq: Sequence) -> tuple[int, int, int, str]:
+    """Among equals the waiting order is that of vLLM's ids `0_ID`, `1_ID`, ... as text: 10 before 1."""
+    return *urgency(seq), f"{seq.sample}_"
 
 
 def make_waiting_queue(kind: PolicyKind, order: WaitingOrder | None = None) -> WaitingQueue:

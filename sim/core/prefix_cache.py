@@ -40,6 +40,10 @@ class PrefixCache:
         """Whether any block holds this content."""
         return key in self._block_of
 
+    def duplicates(self) -> dict[Hashable, list[int]]:
+        """Blocks of each key that several carry, the one that is found first."""
+        return {key: [self._block_of[key], *later] for key, later in self._later_blocks.items()}
+
     def find(self, keys: Iterable[Hashable]) -> list[int]:
         """Blocks of the longest leading run of keys that are present."""
         block_of = self._block_of

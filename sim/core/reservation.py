@@ -180,6 +180,10 @@ class ContiguousKVManager:
         """No order of single slots is promised."""
         return []
 
+    def state(self, holders: Iterable[Sequence]) -> Hashable:
+        """Nothing that a decision to preempt could hang on: nobody ever is."""
+        return None
+
     def check_invariants(self, holders: Iterable[Sequence]) -> None:
         """Recount everything from the tables of `holders`, which must be all live sequences."""
         starts = {}

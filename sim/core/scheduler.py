@@ -20,10 +20,11 @@ from collections.abc import Hashable
 from itertools import islice
 from typing import Any
 
+from sim.core.circles import CircleWatch
 from sim.core.compiling import mypyc_attr
 from sim.core.kv_cache import NO_MOVES, Admission, AllocStatus
 from sim.core.kv_memory import KVMemory
-from sim.core.policy import BatchGate, PolicyKind, VictimChoice, make_waiting_queue, priority_key
+from sim.core.policy import BatchGate, PolicyKind, VictimChoice, make_waiting_queue, urgency
 from sim.core.queues import Queues
 from sim.core.request import Request, Sequence, SequenceStatus
 from sim.core.scheduler_config import SchedulerConfig
@@ -63,6 +64,7 @@ class Scheduler:
         self._may_lift_threshold = config.long_prefill_token_threshold > 0 and config.exempt_lone_prompt
         self._watermark_blocks = kv.config.fraction_of_blocks(config.watermark_fraction)
         self._num_admissions = 0
+        self._circles = CircleWatch()
         self._settling = Settling(queues, kv, is_async=config.async_scheduling, allows_steady=allows_steady)
         self.num_swap_fallbacks = self.num_used_host_blocks = 0
         """None: preemption is by recompute only."""
@@ -90,6 +92,7 @@ class Scheduler:
 
     def enqueue(self, request: Request, seqs: list[Sequence]) -> bool:
         """Add the samples of a newcomer, each by itself; True if one may join the very next step."""
+        self._circles.forget()
         joins = [self._enqueue_one(seq) for seq in seqs]
         return any(joins)
 
@@ -109,11 +112,17 @@ class Scheduler:
 
     def remove(self, seq: Sequence, step: int) -> None:
         """Take a sequence out of whatever queue it is in before `step`, with all it holds."""
+        self._circles.forget()
         self._queues.remove(seq, step)
 
     def settle(self, plan: StepPlan, result: StepResult, num_steps: int) -> StepOutcome:
         """Commit what the first `num_steps` steps of a plan gave; frees what ended."""
         return self._settling.settle(plan, result, num_steps)
+
+    @property
+    def is_circling(self) -> bool:
+        """Whether steps repeat themselves for ever, without a token, until somebody comes or goes."""
+        return self._circles.is_circling
 
     @property
     def draft_runs(self) -> dict[tuple[int, int], int]:
@@ -136,7 +145,23 @@ class Scheduler:
             is_blocked_for_good = self._schedule_waiting(draft, now_ns)
         if not (draft.rows or draft.preempted or self.steady.num_seqs):
             return None
-        return self._close(draft, may_repeat=is_blocked_for_good and not draft.preempted)
+        plan = self._close(draft, may_repeat=is_blocked_for_good and not draft.preempted)
+        if draft.preempted or self._circles.is_watching:
+            self._watch(draft)
+        return plan
+
+    def _watch(self, draft: StepDraft) -> None:
+        """Only preemptions undo anything: a circle has one, and none of its steps gives anybody a token."""
+        if self.steady.num_seqs or any(row.yields_token for row in draft.rows):
+            self._circles.forget()
+        elif draft.preempted:
+            self._circles.look(
+                (
+                    tuple((seq.seq_id, seq.num_computed, *_counts(seq)) for seq in self.running),
+                    tuple((seq.seq_id, *_counts(seq)) for seq in self.waiting),
+                    self._kv.state(self.running),
+                )
+            )
 
     def _close(self, draft: StepDraft, *, may_repeat: bool) -> StepPlan:
         steady, rows = self.steady, draft.rows
@@ -267,7 +292,7 @@ class Scheduler:
 
     def _choose_victim(self) -> Sequence:
         if self.config.policy is PolicyKind.PRIORITY:
-            return max(self.running, key=priority_key)
+            return max(self.running, key=urgency)
         return next(reversed(self.running))
 
     def _preempt(self, victim: Sequence, draft: StepDraft) -> None:
@@ -368,6 +393,10 @@ class Scheduler:
         self._kv.check_invariants(self.running)
         self._queues.check_invariants(step)
         assert len(self.running) <= self.config.max_num_seqs, "more sequences run than there are seats"
+
+
+def _counts(seq: Sequence) -> tuple[int, int, int]:
+    return seq.num_known, seq.num_in_flight, seq.num_drafts
 
 
 def _row(

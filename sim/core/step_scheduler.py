@@ -58,6 +58,11 @@ class StepScheduler(Protocol):
         """How often so many drafts were verified and so many of them kept, so far."""
         ...
 
+    @property
+    def is_circling(self) -> bool:
+        """Whether steps repeat themselves for ever, without a token, until somebody comes or goes."""
+        ...
+
     def can_ever_fit(self, seqs: list[Sequence]) -> bool:
         """Whether a newcomer with these sequences could be served if it were alone."""
         ...

@@ -255,6 +255,18 @@ class Cluster:
         return (
             f"nothing moves any more: {self._num_ended} of {self._num_requests} requests have ended, "
             f"{len(arrived)} stand still ({_first_few(arrived)}), {num_missing} never arrived"
+            f"{self._circling()}"
+        )
+
+    def _circling(self) -> str:
+        """Which replicas are caught in a circle, as vLLM's scheduler would be, and what gets them out."""
+        caught = [number for number, core in enumerate(self.cores) if core.is_circling]
+        if not caught:
+            return ""
+        return (
+            f"; the scheduler of replica {_first_few(caught)} goes in circles: requests of equal priority "
+            "preempt each other before any of them gets a token, and so would vLLM's. More blocks, a smaller "
+            "max_num_seqs, full_sequence_gate: true or scheduling_policy: fcfs lets them end"
         )
 
 

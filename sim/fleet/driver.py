@@ -152,7 +152,7 @@ class Replica:
     def submit(self, request: Request) -> bool:
         """Queue a request that arrives now; False if it can never fit and is refused."""
         status = self._engine.core.submit(request)
-        if status is SubmitStatus.NEXT_STEP:
+        if status is SubmitStatus.NEXT_STEP or (status is SubmitStatus.QUEUED and self._is_asleep):
             self._call()
         return status is not SubmitStatus.REJECTED
 
@@ -163,9 +163,9 @@ class Replica:
 
     def steps(self) -> Wait:
         """Step for ever; sleep while there is nothing to compute."""
-        core, timeline, execute = self._engine.core, self._timeline, self._engine.executor.execute
+        execute = self._engine.executor.execute
         while True:
-            plan = core.begin_step(timeline.now_ns)
+            plan = self._plan()
             if plan is None:
                 yield self._until_called()
                 self._wake_up()
@@ -178,22 +178,27 @@ class Replica:
 
     def overlapped_steps(self) -> Wait:
         """The same with asynchronous scheduling: a step is planned when the one before it begins."""
-        core, timeline, execute = self._engine.core, self._timeline, self._engine.executor.execute
+        execute = self._engine.executor.execute
         plan = None
         while True:
             if plan is None:
-                plan = core.begin_step(timeline.now_ns)
+                plan = self._plan()
             if plan is None:
                 yield self._until_called()
                 self._wake_up()
             else:
                 result = execute(plan)
-                upcoming = core.begin_step(timeline.now_ns)
+                upcoming = self._plan()
                 if plan.blocks_to_swap_out or plan.blocks_to_swap_in:
                     yield from self._move_blocks(plan, result.ends_ns)
                 yield self._until_done(plan, result.ends_ns)
                 self._finish(plan, result)
                 plan = upcoming
+
+    def _plan(self) -> StepPlan | None:
+        """The next step; none where it would only be one more round of a circle that leads nowhere."""
+        core = self._engine.core
+        return None if core.is_circling else core.begin_step(self._timeline.now_ns)
 
     def _finish(self, plan: StepPlan, result: StepResult) -> None:
         """The steps that were waited for have ended."""

@@ -29,6 +29,10 @@ SAMPLES = (
     "stub_f4_spec_budget_cut",
     "stub_fuzz_a2_async_follow_up",
     "stub_fuzz_a_async_last_block",
+    "stub_fuzz_b2_tied_children_sched",
+    "stub_fuzz_b_tied_children_victim",
+    "stub_fuzz_c_eleventh_child_order",
+    "stub_fuzz_e_eagle_drops_last_hit",
     "stub_h_async_ample",
 )
 

@@ -126,7 +126,9 @@ class Stepper:
         while self._events or self.core.has_unfinished:
             self._meet_events()
             self.core.check_invariants()
-            plan = self.core.begin_step(self.now_ns)
+            plan = self.core.begin_step(self.now_ns) if not self.core.is_circling else None
+            if plan is None and self.core.is_circling and not self._events:
+                return self
             if plan is None:
                 if self._events or self.core.has_unfinished:
                     self.now_ns = self._next_instant()

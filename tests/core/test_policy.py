@@ -8,7 +8,15 @@ from hypothesis import strategies as st
 
 from sim.core.policy import Batching, Continuous, Dynamic, PolicyKind, Static, make_waiting_queue
 from sim.core.request import Request, Sequence
-from tests.core.stepping import drain, in_queue, make_core, members, preempted, step
+from tests.core.stepping import (
+    drain,
+    in_queue,
+    make_core,
+    members,
+    preempted,
+    step,
+    step_until_preemption,
+)
 
 
 def _waiting(number: int, arrival_ns: int = 0, priority: int = 0) -> Sequence:
@@ -63,6 +71,38 @@ def test_by_priority_everyone_leaves_in_order_of_number_arrival_and_id(
     expected = sorted(left, key=lambda seq: (seq.request.priority, seq.request.arrival_ns, seq.seq_id))
     assert list(queue) == expected
     assert [queue.pop_head() for _ in range(len(queue))] == expected
+
+
+def _samples(request: Request, first_id: int) -> list[Sequence]:
+    return [Sequence(first_id + sample, request, sample, 64) for sample in range(request.num_samples)]
+
+
+def test_samples_of_one_request_wait_in_the_order_of_their_numbers_as_text() -> None:
+    queue = make_waiting_queue(PolicyKind.PRIORITY)
+    for seq in (*_samples(Request(0, 0, 1, 1, num_samples=12), 0), *_samples(Request(1, 0, 1, 1), 12)):
+        queue.push(seq)
+    assert [seq.seq_id for seq in queue] == [0, 10, 11, 1, 2, 3, 4, 5, 6, 7, 8, 9, 12]
+
+
+def test_among_samples_of_one_request_the_first_to_run_is_preempted_first() -> None:
+    core = make_core(num_blocks=6, policy=PolicyKind.PRIORITY)
+    core.submit(Request(0, 0, 4, 9, num_samples=3))
+    core.submit(Request(1, 0, 4, 9, priority=-1))
+    plan = step_until_preemption(core)
+    assert [(seq.request.request_id, seq.sample) for seq in plan.preempted] == [(0, 0)]
+    assert [(row.seq.request.request_id, row.seq.sample) for row in plan.rows] == [(1, 0), (0, 1), (0, 2)]
+
+
+def test_one_that_was_taken_out_can_wait_again_and_long_forgotten_ones_cost_nothing() -> None:
+    queue = make_waiting_queue(PolicyKind.PRIORITY)
+    urgent, seqs = _waiting(999, 0, -1), [_waiting(number) for number in range(500)]
+    queue.push(urgent)
+    for seq in seqs:
+        queue.push(seq)
+        queue.remove(seq)
+    queue.push(seqs[3])
+    assert in_queue(queue) == [999, 3]
+    assert len(queue) == 2
 
 
 # Batching -------------------------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ import pytest
 from sim.core.block_pool import BlockPool
 from sim.core.engine import EngineConfig
 from sim.core.kv_cache import CacheConfig
+from sim.core.policy import PolicyKind
 from sim.core.scheduler_config import SchedulerConfig
 from sim.fleet.cluster import Cluster, ClusterConfig, Physics
 from sim.fleet.driver import SimulationError
@@ -168,6 +169,28 @@ def test_requests_that_wait_for_each_other_are_named_as_standing_still() -> None
         SimulationError, match=r"1 of 3 requests have ended, 0 stand still .*, 2 never arrived"
     ):
         simulated(asked)
+
+
+EQUALS = SchedulerConfig(
+    max_model_len=6, long_prefill_token_threshold=2, policy=PolicyKind.PRIORITY, full_sequence_gate=False
+)
+TIGHT = CacheConfig(num_blocks=3, block_size=2, enable_prefix_caching=False)
+"""Three samples of a prompt of two tokens and four to come never end here: each preempts another."""
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+def test_a_scheduler_that_goes_in_circles_ends_the_simulation_with_a_message(is_async: bool) -> None:
+    engine = EngineConfig(TIGHT, replace(EQUALS, async_scheduling=is_async))
+    asked = replace(workload([0], [4], num_samples=3), prompt_tokens=np.array([2], dtype=np.int64))
+    with pytest.raises(SimulationError, match=r"replica 0 goes in circles: requests of equal priority"):
+        simulated(asked, engine=engine)
+
+
+def test_a_client_that_gives_up_opens_a_circle() -> None:
+    asked = workload([0], [4], num_samples=3, cancel_after_ns=9000)
+    asked = replace(asked, prompt_tokens=np.array([2], dtype=np.int64))
+    record = simulated(asked, engine=EngineConfig(TIGHT, EQUALS))
+    assert record.requests["finish_reason"].tolist() == ["abort"]
 
 
 def test_blocks_that_are_held_at_the_end_are_an_error() -> None:
