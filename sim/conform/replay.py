@@ -106,7 +106,7 @@ def conform(path: Path, level: int = 3) -> Conformance:
         ConfigError: The trace cannot be read, or lacks what the replay needs.
     """
     trace = RecordedTrace.read(path)
-    replay: _Replay | GroupReplay = GroupReplay(trace) if trace.is_v0 else _Replay(trace)
+    replay = _replay(path, trace)
     by_level = _V0_FIELDS_BY_LEVEL if trace.is_v0 else _FIELDS_BY_LEVEL
     level = min(level, max(by_level))
     fields = [name for known in by_level if known <= level for name in by_level[known]]
@@ -124,6 +124,13 @@ def conform(path: Path, level: int = 3) -> Conformance:
                 difference = Difference(line, event["step"], event["ev"], name, expected[name], got[name])
                 return Conformance(trace.name, level, num_steps, num_compared, difference)
     return Conformance(trace.name, level, num_steps, num_compared, None)
+
+
+def _replay(path: Path, trace: RecordedTrace) -> _Replay | GroupReplay:
+    try:
+        return GroupReplay(trace) if trace.is_v0 else _Replay(trace)
+    except ValueError as error:
+        raise ConfigError([Problem(str(path), "config", str(error))]) from error
 
 
 class _TokenKeys:
@@ -178,6 +185,7 @@ def core_config(config: Mapping[str, Any]) -> EngineConfig:
             num_speculative_tokens=config["num_spec_tokens"],
             num_lookahead_slots=config["num_lookahead_tokens"],
             num_draft_rows=config["draft_slots"],
+            may_cut_drafts=True,
         ),
         max_horizon=1,
         detail=PlanDetail.SEQUENCES,

@@ -34,7 +34,8 @@ class SchedulerConfig:
         pad_single_token_admissions: Whether an admission of one token is padded with drafts, so that the
         batch
             stays uniform (not in vLLM 0.16 and before).
-        batching: Continuous, or a fixed batch.
+        batching: Continuous, or a fixed batch. may_cut_drafts: Whether 1 + num_speculative_tokens may
+        exceed what a step holds: drafts are then cut, and a padded admission waits for ever, as in vLLM.
         waiting_order, victim_choice: Make a policy of one's own for each replica; None: as `policy` says.
     """
 
@@ -56,6 +57,7 @@ class SchedulerConfig:
     batching: Batching = field(default_factory=Continuous)
     waiting_order: Callable[[], WaitingOrder] | None = None
     victim_choice: Callable[[], VictimChoice] | None = None
+    may_cut_drafts: bool = False
 
     def __post_init__(self) -> None:
         for name in ("max_model_len", "max_num_seqs", "max_num_batched_tokens", "token_budget"):
@@ -71,9 +73,9 @@ class SchedulerConfig:
                 f"without chunked prefill a prompt must fit one step: max_num_batched_tokens "
                 f"({self.token_budget}) is below max_model_len ({self.max_model_len})"
             )
-
         num_tokens, num_rows = 1 + self.num_speculative_tokens, self.num_draft_rows
-        if num_tokens > min(self.token_budget, self.max_num_batched_tokens - num_rows):
+        room = min(self.token_budget, self.max_num_batched_tokens - num_rows)
+        if num_tokens > room and not self.may_cut_drafts:
             raise ValueError(
                 f"a step must hold a sequence and its drafts, {num_tokens} tokens and {num_rows} draft rows: "
                 f"max_num_batched_tokens ({self.max_num_batched_tokens}) or the token budget "

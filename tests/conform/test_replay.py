@@ -16,6 +16,7 @@ from sim.core.policy import FcfsQueue
 from sim.core.request import Sequence
 from sim.core.scheduler import Scheduler
 from sim.errors import ConfigError
+from tests.recordings import ABOUT, write_recording
 
 SAMPLES = (
     "real_a_fixed_ample",
@@ -32,6 +33,7 @@ SAMPLES = (
     "stub_fuzz_b2_tied_children_sched",
     "stub_fuzz_b_tied_children_victim",
     "stub_fuzz_c_eleventh_child_order",
+    "stub_fuzz_d_drafts_over_budget",
     "stub_fuzz_e_eagle_drops_last_hit",
     "stub_h_async_ample",
 )
@@ -186,6 +188,16 @@ def test_what_is_no_recording_is_refused_by_name(tmp_path: Path, text: str) -> N
     (tmp_path / "real_x.jsonl").write_text("")
     with pytest.raises(ConfigError, match=r"real_x\.json"):
         conform(tmp_path / "real_x.json")
+
+
+@pytest.mark.parametrize("change", [{"usable_blocks": 0}, {"enable_chunked_prefill": False}])
+def test_settings_that_no_scheduler_can_have_are_refused_in_words(
+    tmp_path: Path, change: dict[str, Any]
+) -> None:
+    config = ABOUT["config"] | {"max_num_scheduled_tokens": 8} | change
+    path = write_recording(tmp_path, ABOUT | {"config": config})
+    with pytest.raises(ConfigError, match=r"stub_tiny\.json.*config.*(num_blocks|chunked prefill)"):
+        conform(path)
 
 
 def test_a_missing_recording_is_refused_by_name(tmp_path: Path) -> None:

@@ -95,3 +95,15 @@ def test_a_step_that_cannot_hold_a_padded_admission_is_refused() -> None:
     with pytest.raises(ValueError, match="4 tokens and 0 draft rows"):
         SchedulerConfig(64, max_num_scheduled_tokens=3, num_speculative_tokens=3)
     SchedulerConfig(64, max_num_batched_tokens=5, num_speculative_tokens=3, num_draft_rows=1)
+
+
+def test_drafts_that_may_be_cut_are_and_a_padded_admission_then_stands_still() -> None:
+    """A replay must follow vLLM, which takes such settings, to where nothing moves."""
+    core = make_core(caching=True, max_num_scheduled_tokens=3, num_speculative_tokens=3, may_cut_drafts=True)
+    core.submit(Request(0, 0, 5, 9, content=Text("a")))
+    plans = [step(core, StepResult([1], num_drafts={SeqId(0): 3})) for _ in range(3)]
+    assert [told(plan) for plan in plans] == [[(0, 3, 0)], [(0, 2, 3)], [(0, 3, 5)]]
+    assert plans[-1].rows[0].num_draft_tokens == 2
+    core.abort(0)
+    core.submit(Request(1, 0, 5, 9, content=Text("a")))
+    assert core.begin_step(0) is None
