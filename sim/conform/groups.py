@@ -16,6 +16,7 @@ from sim.core.kv_cache import CacheConfig, KVCacheManager
 from sim.core.request import Request, RequestId, Sequence
 from sim.core.step import BeamFork, ScheduledSequence, ScheduleKind, StepPlan, StepResult
 from sim.core.swap import num_distinct_blocks
+from sim.errors import ConfigError, Problem
 
 
 class GroupReplay:
@@ -138,23 +139,30 @@ class GroupReplay:
         for parent_name, child_name in event.get("forks", []):
             parent = self._seq_of[parent_name]
             if parent.request.beam_width and child_name not in self._seq_of:
-                child = dropped[self._group(parent)].pop(0)
+                child = self._dropped_for(parent_name, child_name, dropped)
                 taken_over.append(self._name_of[child])
                 self._introduce(child, child_name)
                 request_id = parent.request.request_id
                 forks[request_id] = (*forks.get(request_id, ()), BeamFork(parent, child))
         return forks, [seq for seqs in dropped.values() for seq in seqs], taken_over
 
+    def _dropped_for(self, parent: str, child: str, dropped: dict[str, list[Sequence]]) -> Sequence:
+        beams = dropped.get(self._group(self._seq_of[parent]))
+        if not beams:
+            message = f"{child} is forked beyond the width of its search: no beam is dropped for it"
+            raise ConfigError([Problem(self._trace.name, "forks", message)])
+        return beams.pop(0)
+
     def _submit(self, name: str) -> None:
         recorded = self._trace.requests[name]
-        max_model_len = self._trace.config["max_model_len"]
+        limits = self._scheduler.config
         lengths = tuple(recorded["lengths"])
         is_beam = bool(recorded.get("beam"))
         request = Request(
             len(self._group_name),
             arrival_ns=len(self._group_name),
             num_prompt_tokens=len(recorded["prompt"]),
-            max_tokens=max_model_len if is_beam else max(lengths),
+            max_tokens=limits.max_model_len if is_beam else max(lengths),
             num_samples=recorded["n"] if is_beam else len(lengths),
             sample_tokens=() if is_beam else lengths,
             beam_width=recorded["n"] if is_beam else 0,
@@ -162,7 +170,7 @@ class GroupReplay:
         self._group_name.append(name)
         first_id = len(self._seq_of)
         seqs = [
-            Sequence(first_id + sample, request, sample, max_model_len)
+            Sequence(first_id + sample, request, sample, limits.max_known)
             for sample in range(request.num_samples)
         ]
         for sample, seq in enumerate(seqs):

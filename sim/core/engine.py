@@ -242,10 +242,10 @@ class EngineCore:
         """
         if request.request_id in self._live:
             raise ValueError(f"request {request.request_id} is here already")
-        max_model_len = self.config.scheduler.max_model_len
+        max_known = self.config.scheduler.max_known
         seqs = []
         for sample in range(request.num_samples):
-            seqs.append(Sequence(self._next_seq_id, request, sample, max_model_len))
+            seqs.append(Sequence(self._next_seq_id, request, sample, max_known))
             self._next_seq_id += 1
         self._live[request.request_id] = seqs
         if not self._scheduler.can_ever_fit(seqs):

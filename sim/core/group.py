@@ -70,6 +70,11 @@ class GroupSchedulerConfig:
             raise ValueError(f"watermark must be in [0, 1), not {self.watermark_fraction}")
 
     @property
+    def max_known(self) -> int:
+        """Tokens at which the longest sequence ends: when it is longer than `max_model_len`."""
+        return self.max_model_len + 1
+
+    @property
     def num_lookahead_slots(self) -> int:
         """Slots kept for drafts: none, this scheduler knows no speculation."""
         return 0

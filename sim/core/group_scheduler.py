@@ -101,11 +101,11 @@ class GroupScheduler:
         Stricter than the engine, which lets it in and ends it, or stands still, when it gets stuck.
         """
         config, size = self.config, self._kv.block_size
-        longest = max(seq.max_known for seq in seqs)
+        longest = max(seq.max_known for seq in seqs) - 1
         num_shared = seqs[0].num_prompt_tokens // size
-        num_blocks = num_shared + sum(-(-seq.max_known // size) - num_shared for seq in seqs)
+        num_blocks = num_shared + sum(-(-(seq.max_known - 1) // size) - num_shared for seq in seqs)
         return (
-            seqs[0].num_prompt_tokens < config.max_model_len
+            seqs[0].num_prompt_tokens <= config.max_model_len
             and longest <= min(config.max_model_len, config.max_num_batched_tokens)
             and len(seqs) <= config.max_num_seqs
             and num_blocks + len(seqs) + self._watermark_blocks <= self._kv.pool.num_blocks

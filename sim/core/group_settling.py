@@ -100,14 +100,16 @@ class GroupSettling:
     def _branch(self, group: Group, forks: tuple[BeamFork, ...]) -> None:
         """Beams change parents: one that nobody continues gives up what it has and takes over another.
 
-        It moves to the end of the group, as a newly forked sequence does.
+        It moves to the end of the group, as a newly forked sequence does. All forks come before anything is
+        given up, so a beam may be forked and dropped at once, and may even take over from itself.
         """
-        for _, child in forks:
+        tables = [self._kv.share_table(parent) for parent, _ in forks]
+        for (parent, child), table in zip(forks, tables, strict=True):
             self._kv.free(child)
             group.seqs.remove(child)
-        for parent, child in forks:
-            _copy_state(parent, child)
-            self._kv.fork(parent, child)
+            child.table = table
+            if child is not parent:
+                _copy_state(parent, child)
             group.seqs.append(child)
 
 

@@ -236,6 +236,12 @@ class KVCacheManager:
         for block in other.table:
             self.pool.share(block)
 
+    def share_table(self, seq: Sequence) -> list[int]:
+        """All blocks of a sequence, held once more for another that will take this table over."""
+        for block in seq.table:
+            self.pool.share(block)
+        return seq.table[:]
+
     def append_slot(self, seq: Sequence) -> BlockCopy | None:
         """Make sure the newest known token has a slot of its own; one block must be free.
 

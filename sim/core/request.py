@@ -151,7 +151,7 @@ class Sequence:
         "table",
     )
 
-    def __init__(self, seq_id: int, request: Request, sample: int, max_model_len: int) -> None:
+    def __init__(self, seq_id: int, request: Request, sample: int, max_known: int) -> None:
         self.seq_id = SeqId(seq_id)
         self.request = request
         self.sample = sample
@@ -160,7 +160,7 @@ class Sequence:
         self.num_known = request.num_prompt_tokens
         """Prompt and settled output tokens."""
         num_tokens = request.sample_tokens[sample] if request.sample_tokens else request.max_tokens
-        self.max_known = min(request.num_prompt_tokens + num_tokens, max_model_len)
+        self.max_known = min(request.num_prompt_tokens + num_tokens, max_known)
         """It ends when `num_known` gets here."""
         self.num_computed = 0
         """Tokens whose KV is stored (or is being stored by the step under way)."""

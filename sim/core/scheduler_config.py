@@ -83,6 +83,11 @@ class SchedulerConfig:
             )
 
     @property
+    def max_known(self) -> int:
+        """Tokens at which the longest sequence ends: when it is as long as `max_model_len`."""
+        return self.max_model_len
+
+    @property
     def token_budget(self) -> int:
         """Tokens of a step."""
         if self.max_num_scheduled_tokens is None:

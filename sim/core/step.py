@@ -113,7 +113,7 @@ class StepResult(NamedTuple):
     draft_ns: int = 0
     """Part of the last step's time that went into proposing drafts."""
     beams: Mapping[RequestId, tuple[BeamFork, ...]] = _NO_BEAMS
-    """Which beams of each searching request changed parents; a parent must not be a child as well."""
+    """Which beams of each searching request changed parents; no beam is a child twice."""
 
 
 class StepOutcome(NamedTuple):

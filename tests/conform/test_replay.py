@@ -37,6 +37,14 @@ SAMPLES = (
     "stub_fuzz_e_eagle_drops_last_hit",
     "stub_h_async_ample",
 )
+V0_SAMPLES = (
+    "v0_c_cow_n4",
+    "v0_d_swap_n4",
+    "v0_fuzz_f2_beam_crash",
+    "v0_fuzz_f_beam_fork_of_dropped",
+    "v0_fuzz_g_max_model_len",
+    "v0_h_block_boundary",
+)
 
 
 @pytest.mark.parametrize("level", LEVELS)
@@ -154,7 +162,7 @@ def test_a_fault_in_the_core_is_found(
 
 
 @pytest.mark.parametrize("level", LEVELS)
-@pytest.mark.parametrize("name", ["v0_c_cow_n4", "v0_d_swap_n4", "v0_h_block_boundary"])
+@pytest.mark.parametrize("name", V0_SAMPLES)
 def test_the_group_scheduler_decides_as_the_paper_s_did(
     decision_traces_dir: Path, name: str, level: int
 ) -> None:

@@ -42,7 +42,9 @@ class Bench:
         request = Request(
             number, number, prompt, max(lengths), len(lengths), sample_tokens=lengths, beam_width=beam_width
         )
-        seqs = [Sequence(0, request, sample, MAX_MODEL_LEN) for sample in range(len(lengths))]
+        seqs = [
+            Sequence(0, request, sample, self.scheduler.config.max_known) for sample in range(len(lengths))
+        ]
         self.scheduler.enqueue(request, seqs)
         return seqs
 
@@ -147,6 +149,52 @@ def test_a_beam_without_a_child_gives_its_blocks_up_and_takes_over_another() -> 
     assert [row.seq for row in plan.rows] == [second, first], "a fork stands behind those that went on"
     bench.run()
     assert [seq.num_output_tokens for seq in (first, second)] == [6, 6]
+
+
+@given(
+    drawn=st.lists(st.lists(st.integers(0, 2), min_size=3, max_size=3), min_size=1, max_size=12),
+    prompt=st.integers(1, 9),
+)
+def test_whoever_is_forked_and_dropped_each_beam_goes_on_from_the_parent_that_was_drawn(
+    drawn: list[list[int]], prompt: int
+) -> None:
+    """Each step every beam takes over from some beam, itself and dropped ones included."""
+    bench = Bench(60)
+    beams = bench.submit(0, prompt, *[len(drawn) + 2] * 3, beam_width=3)
+    (request_id,) = {seq.request.request_id for seq in beams}
+    bench.step()
+    for parents in drawn:
+        held = [seq.table[:] for seq in beams]
+        forks = tuple(BeamFork(beams[parent], child) for parent, child in zip(parents, beams, strict=True))
+        copies = _copied(bench, StepResult([1], beams={request_id: forks}), beams, held)
+        for parent, child in zip(parents, beams, strict=True):
+            assert child.table == copies[parent]
+        assert list(bench.scheduler.running) == beams
+    bench.run()
+
+
+def _copied(
+    bench: Bench, result: StepResult, beams: list[Sequence], held: list[list[int]]
+) -> list[list[int]]:
+    """Step; the tables as they were when the step computed, before beams changed parents."""
+    plan = bench.scheduler.schedule(bench.num_steps)
+    assert plan is not None
+    tables = [seq.table[:] for seq in beams]
+    assert all(table[: len(before) - 1] == before[:-1] for table, before in zip(tables, held, strict=True))
+    bench.num_steps += 1
+    bench.ended += bench.scheduler.settle(plan, result).finished
+    bench.scheduler.check_invariants()
+    return tables
+
+
+def test_a_sequence_ends_when_it_is_longer_than_the_model_allows_not_as_long() -> None:
+    bench = Bench(40)
+    (seq,) = bench.submit(0, MAX_MODEL_LEN, 9)
+    bench.run()
+    assert (seq.num_output_tokens, seq.finish_reason) == (1, FinishReason.LENGTH_CAPPED)
+    (seq,) = bench.submit(1, 60, 9)
+    bench.run()
+    assert (seq.num_known, seq.finish_reason) == (MAX_MODEL_LEN + 1, FinishReason.LENGTH_CAPPED)
 
 
 def test_a_beam_that_stops_leaves_the_others_at_work() -> None:
