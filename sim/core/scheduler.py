@@ -171,7 +171,7 @@ class Scheduler:
             may_repeat = may_repeat and not swap_out
             horizon = steady.horizon(draft.step, self._max_horizon) if may_repeat else 1
             preempted = tuple(draft.preempted)
-            num_running = len(self.running)
+            num_running = self._num_running_in(draft)
             return StepPlan(
                 draft.step, horizon, num_steady, context, (), preempted, num_running, (), num_steady, swap_out
             )
@@ -194,12 +194,20 @@ class Scheduler:
             decode_context_tokens=context,
             chunks=tuple(chunks),
             preempted=tuple(draft.preempted),
-            num_running=len(self.running),
+            num_running=self._num_running_in(draft),
             rows=tuple(rows),
             num_steady_seqs=num_steady,
             blocks_to_swap_out=swap_out,
             blocks_to_swap_in=swap_in,
         )
+
+    def _num_running_in(self, draft: StepDraft) -> int:
+        """How many run while this step does; those that end with the step before it do not."""
+        if not self.config.async_scheduling:
+            return len(self.running)
+        in_step = {row.seq for row in draft.rows}
+        over = [seq for seq in self._singles if seq not in in_step and _ends_in_flight(seq, seq.max_known)]
+        return len(self.running) - len(over)
 
     # Running sequences ----------------------------------------------------------------------------
 
@@ -251,7 +259,7 @@ class Scheduler:
 
     def _schedule_one_running(self, seq: Sequence, draft: StepDraft) -> bool:
         """Give a running sequence its share; False if it had to be preempted, which ends the pass."""
-        if self._last_token_is_in_flight(seq):
+        if _ends_in_flight(seq, seq.num_prompt_tokens + seq.request.max_tokens):
             return True
         num_rows = self.config.num_draft_rows
         num_tokens = min(
@@ -274,13 +282,6 @@ class Scheduler:
         seq.num_drafts = 0
         draft.add(_row(seq, num_tokens, num_drafts, seq.table[num_held:], ScheduleKind.RUNNING))
         return True
-
-    def _last_token_is_in_flight(self, seq: Sequence) -> bool:
-        """With asynchronous scheduling: whether the step under way already yields its last token."""
-        if not seq.num_in_flight:
-            return False
-        last = seq.num_prompt_tokens + seq.request.max_tokens
-        return seq.num_computed + 2 - seq.num_in_flight >= last
 
     def _own_victim(self, victims: VictimChoice, needy: Sequence) -> Sequence:
         chooser: Any = victims  # whatever it says is looked at before it is believed
@@ -393,6 +394,11 @@ class Scheduler:
         self._kv.check_invariants(self.running)
         self._queues.check_invariants(step)
         assert len(self.running) <= self.config.max_num_seqs, "more sequences run than there are seats"
+
+
+def _ends_in_flight(seq: Sequence, num_tokens: int) -> bool:
+    """With asynchronous scheduling: whether the step under way is sure to bring it to `num_tokens` tokens."""
+    return bool(seq.num_in_flight) and seq.num_computed + 2 - seq.num_in_flight >= num_tokens
 
 
 def _counts(seq: Sequence) -> tuple[int, int, int]:

@@ -65,6 +65,18 @@ def test_the_last_step_is_scheduled_while_the_one_before_is_under_way_and_none_a
     assert_empty(core)
 
 
+@pytest.mark.parametrize(("max_tokens", "max_model_len"), [(2, 64), (9, 7)])
+def test_a_sequence_whose_last_token_is_under_way_does_not_run_in_the_next_step(
+    max_tokens: int, max_model_len: int
+) -> None:
+    core = make_core(async_scheduling=True, max_model_len=max_model_len)
+    core.submit(Request(0, 0, 5, max_tokens))
+    core.submit(Request(1, 0, 2, 5))
+    _, plans = _run(core)
+    assert [plan.num_running for plan in plans] == [2, 2, 1, 1, 1]
+    assert [len(members(plan)) for plan in plans] == [2, 2, 1, 1, 1]
+
+
 def test_the_running_pass_goes_on_past_one_that_gets_nothing() -> None:
     """The last token that fits the model is under way for request 0; request 1 must not wait for it."""
     core = make_core(async_scheduling=True, max_model_len=16)
