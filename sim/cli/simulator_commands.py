@@ -114,7 +114,8 @@ def conform(
         typer.echo(f"{outcome.name}: differs at {outcome.difference}")
         raise typer.Exit(THE_ANSWER_IS_NO)
     compared = ", ".join(f"{count} {name}" for name, count in outcome.num_compared.items() if count)
-    typer.echo(f"{outcome.name}: {outcome.num_steps} steps agree at level {outcome.level}: {compared}")
+    ahead = ", also where many are planned at once" if outcome.num_steps_ahead else ""
+    typer.echo(f"{outcome.name}: {outcome.num_steps} steps agree at level {outcome.level}{ahead}: {compared}")
 
 
 @app.command("explain-waste")

@@ -15,6 +15,7 @@ from sim.conform.recorded_form import check_form, check_order
 from sim.errors import ConfigError, Problem
 
 Fields = dict[str, Any]
+_AT_FIRST: Fields = {"running": [], "waiting": [], "swapped": [], "free_head": [], "cached_blocks": 0}
 
 
 class RecordedTrace:
@@ -34,13 +35,7 @@ class RecordedTrace:
         }
         self.drafts = {event["step"]: event["n"] for event in events if event["ev"] == "drafts"}
         self.events = events
-        self._latest: Fields = {
-            "running": [],
-            "waiting": [],
-            "swapped": [],
-            "free_head": [],
-            "cached_blocks": 0,
-        }
+        self._latest: Fields = {}
 
     @classmethod
     def read(cls, path: Path) -> RecordedTrace:
@@ -59,7 +54,8 @@ class RecordedTrace:
         return trace
 
     def compared_events(self) -> Iterator[tuple[int, Mapping[str, Any]]]:
-        """Schedules and updates, with their line in the file."""
+        """Schedules and updates, from the first on, with their line in the file."""
+        self._latest = dict(_AT_FIRST)
         for line, event in enumerate(self.events, 1):
             if event["ev"] in ("schedule", "update"):
                 yield line, event

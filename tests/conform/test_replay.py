@@ -10,11 +10,14 @@ from typing import Any
 import pytest
 
 from sim.conform import LEVELS, conform
+from sim.conform.ahead import AheadReplay
+from sim.conform.recorded_trace import RecordedTrace
 from sim.core.block_pool import BlockPool
 from sim.core.kv_cache import KVCacheManager
 from sim.core.policy import FcfsQueue
 from sim.core.request import Sequence
 from sim.core.scheduler import Scheduler
+from sim.core.steady_batch import SteadyBatch
 from sim.errors import ConfigError
 from tests.recordings import ABOUT, write_recording
 
@@ -56,6 +59,57 @@ def test_the_core_decides_as_the_recorded_engine_did(
     assert outcome.agrees, str(outcome.difference)
     assert outcome.num_compared["sched"] == outcome.num_steps > 0
     assert ("free_head" in outcome.num_compared) == (level == 3)
+
+
+@pytest.mark.parametrize(
+    ("name", "longest"), [("real_a_fixed_ample", 30), ("real_i_abort", 32), ("stub_c_prefix_evict", 17)]
+)
+def test_recordings_are_replayed_in_plans_for_many_steps_too(
+    decision_traces_dir: Path, name: str, longest: int
+) -> None:
+    trace = RecordedTrace.read(decision_traces_dir / f"{name}.json")
+    ahead = AheadReplay(trace)
+    told = [ahead.apply(event).keys() for _, event in trace.compared_events()]
+    assert ahead.longest_plan == longest
+    assert sum("free_head" in keys for keys in told) < sum("finished" in keys for keys in told)
+    outcome = conform(decision_traces_dir / f"{name}.json")
+    assert outcome.num_steps_ahead == outcome.num_steps
+
+
+@pytest.mark.parametrize("name", ["stub_h_async_ample", "stub_f4_spec_budget_cut", "v0_c_cow_n4"])
+def test_schedulers_without_a_steady_batch_are_replayed_once(decision_traces_dir: Path, name: str) -> None:
+    assert conform(decision_traces_dir / f"{name}.json").num_steps_ahead == 0
+
+
+def _a_step_too_many(self: SteadyBatch, step: int, limit: int) -> int:
+    return min(3, limit)
+
+
+def _in_no_order(self: SteadyBatch, step: int) -> None:
+    takers = self.takers(step)
+    self._kv.take_one_each(reversed(takers.values()), len(takers))
+
+
+def _registers_nothing(self: SteadyBatch, step: int) -> None:
+    pass
+
+
+@pytest.mark.parametrize(
+    ("method", "fault", "name"),
+    [
+        ("horizon", _a_step_too_many, "real_b_preempt"),
+        ("grow", _in_no_order, "real_i_abort"),
+        ("register", _registers_nothing, "stub_c_prefix_evict"),
+    ],
+)
+def test_a_fault_of_the_fast_path_alone_is_found(
+    decision_traces_dir: Path, monkeypatch: pytest.MonkeyPatch, method: str, fault: Any, name: str
+) -> None:
+    monkeypatch.setattr(SteadyBatch, method, fault)
+    difference = conform(decision_traces_dir / f"{name}.json").difference
+    assert difference is not None
+    assert difference.is_ahead
+    assert "planned ahead" in str(difference)
 
 
 def _copy(folder: Path, name: str, target: Path) -> Path:
