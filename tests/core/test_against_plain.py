@@ -67,7 +67,7 @@ workloads = st.integers(1, 8).flatmap(lambda count: st.lists(asked, min_size=cou
 
 
 @st.composite
-def configs(draw: st.DrawFn, **fixed: Any) -> EngineConfig:
+def configs(draw: st.DrawFn, /, **fixed: Any) -> EngineConfig:
     block_size = draw(st.sampled_from([1, 2, 4]))
     num_drafts = fixed.get("num_speculative_tokens", draw(st.sampled_from([0, 0, 0, 1, 3])))
     drafter = draw(st.sampled_from(["n-gram", "draft model", "eagle"])) if num_drafts else ""
