@@ -15,7 +15,7 @@ from sim.cost.roofline import RooflineCost
 LLAMA = load_model("llama-3-8b")
 A100 = load_gpu("a100-80gb-sxm")
 COST = RooflineCost(LLAMA, A100)
-SEQUENCE = Sequence(0, Request(0, 0, 1, 1), 0, max_model_len=2)
+SEQUENCE = Sequence(0, Request(0, 0, 1, 1), 0, max_known=2)
 """Costs look at what of a sequence is scheduled, not at the sequence."""
 
 Chunk = tuple[int, int, bool]

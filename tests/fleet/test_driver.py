@@ -32,6 +32,7 @@ class ScriptedCore:
     log: list[Entry] = field(default_factory=list)
     is_asynchronous: bool = False
     has_work: bool = False
+    is_circling: bool = False
 
     @property
     def config(self) -> SimpleNamespace:

@@ -19,7 +19,6 @@ POLICIES = (
     + '''
 
 import pagecast
-from sim.core.policy import priority_key
 
 
 class Asked:
