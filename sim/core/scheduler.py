@@ -187,6 +187,7 @@ class Scheduler:
             row.seq.is_in_prompt = not row.yields_token
             if row.yields_token and self.config.async_scheduling:
                 row.seq.num_in_flight += 1 + row.num_draft_tokens
+                row.seq.num_drafts = self.config.num_speculative_tokens
         return StepPlan(
             step=draft.step,
             horizon=1,

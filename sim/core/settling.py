@@ -87,7 +87,7 @@ class Settling:
             self._queues.settle_into_steady(seq, plan.step)
             return False
         seq.emit(plan.step, num_new)
-        if is_running:
+        if is_running and not self._is_async:
             seq.num_drafts = result.num_drafts.get(seq.seq_id, 0)
         return False
 

@@ -183,6 +183,7 @@ class PlainScheduler:
             row.seq.is_chunk = not row.yields
             if row.yields and rules.async_scheduling:
                 row.seq.in_flight += 1 + row.num_drafts
+                row.seq.drafts = rules.num_speculative_tokens
         return self.rows, self.preempted
 
     def _schedule_running(self, seq: Plain) -> bool:
@@ -273,7 +274,7 @@ class PlainScheduler:
             seq = row.seq
             if row.yields and not seq.is_over and self._deliver(row, accepted.get(seq.seq_id, 0)):
                 ended.append(seq.seq_id)
-            elif row.yields and not seq.is_over and seq in self.running:
+            elif row.yields and seq in self.running and not self.rules.async_scheduling:
                 seq.drafts = proposed.get(seq.seq_id, 0)
         return ended
 

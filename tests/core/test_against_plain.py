@@ -71,7 +71,7 @@ def configs(draw: st.DrawFn, /, **fixed: Any) -> EngineConfig:
     block_size = draw(st.sampled_from([1, 2, 4]))
     num_drafts = fixed.get("num_speculative_tokens", draw(st.sampled_from([0, 0, 0, 1, 3])))
     drafter = draw(st.sampled_from(["n-gram", "draft model", "eagle"])) if num_drafts else ""
-    is_async = fixed.get("async_scheduling", not num_drafts and draw(st.sampled_from([False, False, True])))
+    is_async = fixed.get("async_scheduling", draw(st.sampled_from([False, False, True])))
     cache = CacheConfig(
         num_blocks=MAX_MODEL_LEN // block_size + draw(st.sampled_from([0, 0, 1, 3, 12, 40])),
         block_size=block_size,
@@ -252,6 +252,7 @@ CLASSES: dict[str, dict[str, Any]] = {
         "num_speculative_tokens": 0,
         "caching": True,
     },
+    "asynchronous, with drafts": {"async_scheduling": True, "num_speculative_tokens": 3},
     "by priority, with samples that are equals": {"policy": PolicyKind.PRIORITY, "num_speculative_tokens": 0},
     "with drafts, some beyond the budget, and EAGLE's dropped hit": {"num_speculative_tokens": 3},
 }

@@ -89,12 +89,12 @@ def test_the_running_pass_goes_on_past_one_that_gets_nothing() -> None:
     _run(core)
 
 
-def test_drafts_are_not_scheduled_again_before_their_step_has_settled() -> None:
+def test_a_step_has_room_for_the_drafts_that_the_step_under_way_will_propose() -> None:
     core = make_core(async_scheduling=True, num_speculative_tokens=2)
     core.submit(Request(0, 0, 5, 20))
     finish(core, begin(core), StepResult([1], num_drafts={SeqId(0): 2}))
     first, second = begin(core), begin(core)
-    assert (told(first), told(second)) == ([(0, 3, 5)], [(0, 1, 8)])
+    assert (told(first), told(second)) == ([(0, 3, 5)], [(0, 3, 8)])
     finish(core, first)
     finish(core, second)
     (seq,) = core.running
@@ -173,7 +173,7 @@ def test_drafts_in_flight_of_a_preempted_sequence_are_delivered_or_dropped_but_n
     finish(core, begin(core), StepResult([1], num_drafts={SeqId(0): 2, SeqId(1): 2}))
     first, second = begin(core), begin(core)
     assert told(first) == [(0, 3, 17), (1, 3, 13)]
-    assert (told(second), preempted(second)) == ([(0, 1, 20)], [1])
+    assert (told(second), preempted(second)) == ([(0, 3, 20)], [1])
     finish(core, first, StepResult([1], num_accepted={SeqId(1): 1}))
     (victim,) = core.waiting
     assert (victim.num_known, victim.num_computed, victim.num_in_flight) == (16, 0, 0)
