@@ -107,8 +107,8 @@ class StepResult(NamedTuple):
     num_accepted: Mapping[SeqId, int] = _NOTHING
     """Draft tokens kept, for sequences whose drafts were scheduled."""
     num_drafts: Mapping[SeqId, int] = _NOTHING
-    """Draft tokens proposed for the next step. Not with asynchronous scheduling: that step is planned already,
-    with as many drafts as there can be."""
+    """Draft tokens proposed for the next step; with asynchronous scheduling that one is planned already, with
+    room for all there can be."""
     stopped: frozenset[SeqId] = frozenset()
     """Sequences whose last new token was an end token."""
     draft_ns: int = 0
