@@ -17,13 +17,20 @@ from sim.experiment import Experiment
 _US, _MB, _GFLOP = 1e3, 1e6, 1e9
 
 
-def print_kernels(config: Path, overrides: tuple[str, ...], batch: Batch, fusion: Fusion | None) -> None:
+def print_kernels(
+    config: Path,
+    overrides: tuple[str, ...],
+    batch: Batch,
+    fusion: Fusion | None,
+    without_drafts: Batch | None = None,
+) -> None:
     """Print the kernels of a step of an experiment's model on its GPU.
 
     Args:
         config: The experiment.
         overrides: Changes of it.
         batch: What the step computes.
+        without_drafts: The same step with nothing to verify, to compare it with; None: do not.
         fusion: Level; None: the experiment's own, or graph where its step times are those of one roofline.
 
     Raises:
@@ -34,18 +41,31 @@ def print_kernels(config: Path, overrides: tuple[str, ...], batch: Batch, fusion
     console = Console(width=100)
     console.print(kernel_table(cost, batch, experiment.gpu))
     console.print(_summary(cost, batch), highlight=False)
+    if without_drafts is not None:
+        times = [_step_ns(cost, each) for each in (batch, without_drafts)]
+        console.print(f"verifying takes {times[0] / times[1]:.2f} times the step without drafts")
 
 
-def batch_of(num_tokens: int, num_decodes: int, context: int) -> Batch:
+def batch_of(num_tokens: int, num_decodes: int, context: int, num_drafts: int = 0) -> Batch:
     """A prompt chunk of so many tokens, and so many decoding sequences, each after `context` others.
 
+    Args:
+        num_tokens: Of the chunk; 0: there is none.
+        num_decodes: Decoding sequences.
+        context: Tokens each had before.
+        num_drafts: Drafts that each decoding sequence verifies beside its own token.
+
     Raises:
-        ConfigError: There is nothing to compute.
+        ConfigError: There is nothing to compute, or nobody to verify.
     """
+    if num_drafts and not num_decodes:
+        raise ConfigError([Problem("--verify", "", "is for --decodes, and there are none")])
     if not num_tokens and not num_decodes:
         raise ConfigError([Problem("--tokens", "", "and --decodes are both 0: a step computes something")])
     chunks = ((num_tokens, context, 1),) if num_tokens else ()
-    return Batch(num_decodes, num_decodes * (context + 1), chunks)
+    if not num_drafts:
+        return Batch(num_decodes, num_decodes * (context + 1), chunks)
+    return Batch(0, 0, (*chunks, *((1 + num_drafts, context, 1 + num_drafts),) * num_decodes))
 
 
 def fusion_of(name: str | None) -> Fusion | None:
@@ -99,15 +119,19 @@ def _summary(cost: KernelCost, batch: Batch) -> str:
     device_ns, host_ns = cost.device_ns(batch), cost.host_ns(batch)
     overhead_ns = cost.overhead_ns(batch.num_decode_seqs + len(batch.chunks))
     hidden = "hidden" if host_ns < device_ns else "not hidden"
-    total_ns = max(device_ns, host_ns) + overhead_ns
     stages = cost.kernels.pipeline_parallel_size
     slowest = (
         f"; slowest of {stages} stages {cost.slowest_stage_ns(batch) / 1e6:.3f} ms" if stages > 1 else ""
     )
     return (
         f"kernels {device_ns / 1e6:.3f} ms, launches {host_ns / 1e6:.3f} ms ({hidden}), "
-        f"host overhead {overhead_ns / 1e6:.3f} ms: step {total_ns / 1e6:.3f} ms{slowest}"
+        f"host overhead {overhead_ns / 1e6:.3f} ms: step {_step_ns(cost, batch) / 1e6:.3f} ms{slowest}"
     )
+
+
+def _step_ns(cost: KernelCost, batch: Batch) -> float:
+    overhead_ns = cost.overhead_ns(batch.num_decode_seqs + len(batch.chunks))
+    return max(cost.device_ns(batch), cost.host_ns(batch)) + overhead_ns
 
 
 def _cost(experiment: Experiment, fusion: Fusion) -> KernelCost:

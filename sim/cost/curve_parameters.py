@@ -133,7 +133,7 @@ class CurveParameters:
 REFERENCE = CurveParameters(
     gemm=GemmCurve(3_309, 0.8431, 0.9005, 1.089, 2.934),
     decode_attention=DecodeAttentionCurve(11_130, 11.06, 27.77, 0.922, 53.16, 3.771),
-    prefill_attention=PrefillAttentionCurve(10_780, 0.6384, 350.9, 7.578, 5.214),
+    prefill_attention=PrefillAttentionCurve(10_730, 0.638, 348.6, 7.094, 5.115),
     elementwise=ElementwiseCurve(2_450, 0.9),
     all_reduce=AllReduceCurve(7_010, 1_524, 2.683, 4.196e6, ((2, 0.6445), (4, 0.7762), (8, 0.922))),
 )

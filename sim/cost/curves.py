@@ -6,7 +6,8 @@ shape, and the answer has that shape. All of one GPU: with tensor parallelism, g
 
     product            floor + (compute^s + memory^s + serial^s)^(1/s)
     decode attention   floor + max(first tiles, streams + context * (read or compute))
-    prompt attention   floor + compute(pairs + edges) + serial(longest context) + KV passes
+    prompt attention   floor + compute(pairs + edges) + serial(longest context) + KV passes; chunks of few
+                       tokens, and those beside decoding sequences: `sim.cost.step_attention`
     elementwise        floor + bytes / bandwidth
     all-reduce         floor(GPUs) * (1 + factor * bytes / (bytes + large)) + bytes over the link
     send               the floor of an all-reduce of two GPUs + bytes over the link
@@ -36,6 +37,7 @@ from sim.cost.curve_parameters import (
     ElementwiseCurve,
 )
 from sim.cost.hardware import Gpu
+from sim.cost.step_attention import STREAMS_PER_KV_HEAD, StepAttention, prompt_share
 
 Numbers = float | NDArray[Any]
 Times = NDArray[np.float64]
@@ -43,8 +45,6 @@ Times = NDArray[np.float64]
 
 _NS_PER_S = 1e9
 _BYTES_PER_ACTIVATION = 2
-_STREAMS_PER_KV_HEAD = 16
-"""A KV head of few sequences is split over so many streams at most, as FlashAttention 3 does it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,21 +76,24 @@ class DeviceCurves:
     Attributes:
         flops_per_s: Datasheet rate of 16-bit products. memory_bytes_per_s, link_bytes_per_s: Datasheet
             bandwidths, one direction.
+        block_read_factor: Time to read a context in its blocks, over that in blocks of the measured size.
     """
 
     flops_per_s: float
     memory_bytes_per_s: float
     link_bytes_per_s: float
     parameters: CurveParameters
+    block_read_factor: float = 1.0
 
     @classmethod
-    def of(cls, gpu: Gpu) -> DeviceCurves:
+    def of(cls, gpu: Gpu, block_read_factor: float = 1.0) -> DeviceCurves:
         """The curves of a GPU: its own where it has any, or those taken over from an H100."""
         return cls(
             flops_per_s=gpu.compute_flops_per_s,
             memory_bytes_per_s=gpu.memory_bandwidth_bytes_per_s,
             link_bytes_per_s=gpu.peer_bandwidth_bytes_per_s,
             parameters=curve_parameters(gpu),
+            block_read_factor=block_read_factor,
         )
 
     def gemm_ns(
@@ -146,11 +149,15 @@ class DeviceCurves:
     def _decode_line(self, num_seqs: Times, shape: AttentionShape) -> tuple[Times, Times]:
         curve = self.parameters.decode_attention
         base = curve.floor_ns + curve.stream_ns * num_seqs * shape.num_kv_heads
-        streams = shape.num_kv_heads * np.maximum(num_seqs, _STREAMS_PER_KV_HEAD)
+        streams = shape.num_kv_heads * np.maximum(num_seqs, STREAMS_PER_KV_HEAD)
         starved = (1 + (curve.saturating_streams / streams) ** curve.sharpness) ** (1 / curve.sharpness)
-        bandwidth = self.memory_bytes_per_s * curve.bandwidth_fraction
-        read = shape.kv_bytes_per_token * _NS_PER_S / bandwidth * starved
+        read = self._read_ns(shape.kv_bytes_per_token) * starved
         return base, np.maximum(read, shape.flops_per_pair * self._attention_ns_per_flop)
+
+    def _read_ns(self, num_bytes: Numbers) -> Numbers:
+        """Reading keys and values once, by a saturated device, in blocks of the size that there is."""
+        bandwidth = self.memory_bytes_per_s * self.parameters.decode_attention.bandwidth_fraction
+        return num_bytes * (self.block_read_factor * _NS_PER_S / bandwidth)
 
     @property
     def _attention_ns_per_flop(self) -> float:
@@ -159,46 +166,40 @@ class DeviceCurves:
     def prefill_attention_ns(
         self, num_new: Numbers, num_computed: Numbers, shape: AttentionShape, *, num_chunks: Numbers = 1
     ) -> Times:
-        """Causal attention of one kernel: equal chunks, over what is computed of each and themselves."""
-        curve = self.parameters.prefill_attention
+        """Causal attention of one kernel: equal chunks, over what is computed of each and themselves.
+
+        `StepAttention.ns` of such chunks, for many sizes at once.
+        """
         new = np.asarray(num_new, dtype=np.float64)
         context = new + np.asarray(num_computed, dtype=np.float64)
-        work = num_chunks * self._chunk_work_ns(new, context, shape)
-        time: Times = curve.floor_ns + work + self._serial_ns(context)
+        line, share = self.step_attention(shape), prompt_share(new)
+        more = (new - 1) * (context - new / 2 + line.edge_tokens)
+        computing = line.pair_ns * (context + more)
+        passes = computing + line.pair_ns * line.edge_tokens + line.pass_ns * context
+        beyond = share * np.maximum(passes - line.read_ns * context, computing)
+        _, slope = self._decode_line(np.asarray(num_chunks, dtype=np.float64), shape)
+        rows = np.maximum(slope * context, line.pair_ns * (context + (1 - share) * more))
+        prompt_floor = line.prompt_floor_ns + line.serial_ns * (context + line.edge_tokens)
+        floor = line.floor_ns + share * np.maximum(prompt_floor - line.floor_ns, 0.0)
+        time: Times = floor + num_chunks * (line.seq_ns + rows + beyond)
         return time
 
-    def prefill_attention_batch_ns(
-        self, num_new: Numbers, num_computed: Numbers, shape: AttentionShape
-    ) -> float:
-        """The same for unlike chunks [num_chunks]: their work adds up, and the longest context is walked."""
-        new = np.atleast_1d(np.asarray(num_new, dtype=np.float64))
-        context = new + np.asarray(num_computed, dtype=np.float64)
-        work = float(self._chunk_work_ns(new, context, shape).sum())
-        floor_ns = self.parameters.prefill_attention.floor_ns
-        return floor_ns + work + float(self._serial_ns(context).max())
-
-    def prompt_attention_line(self, shape: AttentionShape) -> PromptAttentionLine:
-        """`prefill_attention_batch_ns` as coefficients."""
-        curve = self.parameters.prefill_attention
-        per_pair = float(shape.flops_per_pair * self._attention_ns_per_flop)
-        moving = float(shape.kv_bytes_per_token * curve.kv_passes) * _NS_PER_S / self.memory_bytes_per_s
-        floor = curve.floor_ns + curve.edge_tokens * curve.serial_ns_per_token
-        return PromptAttentionLine(
-            floor, per_pair, curve.edge_tokens * per_pair, moving, curve.serial_ns_per_token
+    def step_attention(self, shape: AttentionShape) -> StepAttention:
+        """Decoding sequences and chunks of one layer, in closed form; of arrays of shapes, arrays."""
+        decode, prompt = self.parameters.decode_attention, self.parameters.prefill_attention
+        kv_bytes, heads = shape.kv_bytes_per_token, shape.num_kv_heads
+        return StepAttention(
+            floor_ns=decode.floor_ns,
+            prompt_floor_ns=prompt.floor_ns,
+            seq_ns=_like(decode.stream_ns * heads),
+            read_ns=_like(self._read_ns(kv_bytes)),
+            pair_ns=_like(shape.flops_per_pair * self._attention_ns_per_flop),
+            starving=_like(decode.saturating_streams / heads),
+            sharpness=decode.sharpness,
+            edge_tokens=prompt.edge_tokens,
+            serial_ns=prompt.serial_ns_per_token,
+            pass_ns=_like(kv_bytes * (prompt.kv_passes * _NS_PER_S / self.memory_bytes_per_s)),
         )
-
-    def _chunk_work_ns(self, new: Times, context: Times, shape: AttentionShape) -> Times:
-        curve = self.parameters.prefill_attention
-        num_pairs = new * (context - (new - 1) / 2) + new * curve.edge_tokens
-        compute = num_pairs * shape.flops_per_pair * self._attention_ns_per_flop
-        moving = context * shape.kv_bytes_per_token * curve.kv_passes * _NS_PER_S / self.memory_bytes_per_s
-        work: Times = compute + moving
-        return work
-
-    def _serial_ns(self, context: Times) -> Times:
-        curve = self.parameters.prefill_attention
-        serial: Times = (context + curve.edge_tokens) * curve.serial_ns_per_token
-        return serial
 
     def elementwise_ns(self, num_bytes: Numbers) -> Times:
         """A kernel that reads and writes `num_bytes` in all and computes next to nothing."""
@@ -227,21 +228,9 @@ class DeviceCurves:
         return time
 
 
-@dataclass(frozen=True, slots=True)
-class PromptAttentionLine:
-    """Prompt attention of one layer in closed form, for single steps in plain Python.
-
-        floor + sum over chunks of (pairs * per_pair + tokens * per_token + context * per_context)
-              + longest context * per_longest
-
-    All in nanoseconds.
-    """
-
-    floor_ns: float
-    per_pair_ns: float
-    per_token_ns: float
-    per_context_ns: float
-    per_longest_ns: float
+def _like(value: Numbers) -> Any:
+    """A plain number where it is one, for steps in plain Python."""
+    return value if isinstance(value, np.ndarray) and value.ndim else float(value)
 
 
 def _link_fraction(curve: AllReduceCurve, num_gpus: int) -> float:

@@ -23,19 +23,17 @@ class KernelClock:
     curves: DeviceCurves
     kernels: KernelList
     product_flops_per_s: float
-    decode_read_factor: float = 1.0
 
     @classmethod
     def of(cls, kernels: KernelList, gpu: Gpu, block_size: int | None = 16) -> KernelClock:
         """For kernels on a GPU, KV in blocks of so many tokens (None: contiguous)."""
         fast = gpu.fp8_flops_per_s if kernels.model.computes_in_fp8 else None
         peak = fast or gpu.compute_flops_per_s
-        return cls(DeviceCurves.of(gpu), kernels, peak, block_read_factor(block_size))
+        return cls(DeviceCurves.of(gpu, block_read_factor(block_size)), kernels, peak)
 
     def decode_line(self, num_seqs: int) -> tuple[float, float]:
         """Fused decode attention of one layer: nanoseconds, and nanoseconds a token of context."""
-        base, slope = self.curves.decode_attention_line(num_seqs, self.kernels.attention)
-        return base, slope * self.decode_read_factor
+        return self.curves.decode_attention_line(num_seqs, self.kernels.attention)
 
     def kernel_ns(self, kernel: Kernel, batch: Batch | None = None) -> Times:
         """One launch; attention kernels need the batch as well."""
@@ -63,13 +61,13 @@ class KernelClock:
         return total
 
     def _attention_ns(self, kernel: Kernel, batch: Batch) -> float:
-        if kernel.kind is KernelKind.DECODE_ATTENTION:
-            base, slope = self.decode_line(batch.num_decode_seqs)
-            fused = base + slope * batch.decode_context_tokens
-        else:
-            new = np.array([chunk[0] for chunk in batch.chunks])
-            computed = np.array([chunk[1] for chunk in batch.chunks])
-            fused = self.curves.prefill_attention_batch_ns(new, computed, self.kernels.attention)
+        """Decoding sequences as if alone; chunks what they add to that, as both are one launch."""
+        base, slope = self.decode_line(batch.num_decode_seqs) if batch.num_decode_seqs else (0.0, 0.0)
+        fused = base + slope * batch.decode_context_tokens
+        if kernel.kind is KernelKind.PROMPT_ATTENTION:
+            chunks = [chunk[:2] for chunk in batch.chunks]
+            step = self.curves.step_attention(self.kernels.attention)
+            fused = step.ns(batch.num_decode_seqs, batch.decode_context_tokens, chunks) - fused
         if kernel.share == 1:
             return fused
         pairs = batch.decode_context_tokens

@@ -34,13 +34,18 @@ def test_every_time_of_a_fitted_curve_moves_to_its_end(slower: bool) -> None:
     times: dict[str, Callable[[DeviceCurves], Times]] = {
         "gemm": lambda curves: curves.gemm_ns(sizes, 4096, 4096),
         "decode_attention": lambda curves: curves.decode_attention_ns(sizes, sizes * 1000, SHAPE),
-        "prefill_attention": lambda curves: curves.prefill_attention_ns(sizes, 2048, SHAPE),
         "all_reduce": lambda curves: curves.all_reduce_ns(sizes * 8192, 4),
     }
     for name, of in times.items():
         factor = range_of(getattr(H100.curves, name).spread)[slower]
         assert of(moved) == pytest.approx(factor * of(here)), name
     assert moved.elementwise_ns(1e6) == here.elementwise_ns(1e6), "nobody measured it"
+    prompts = [curves.prefill_attention_ns(4096, 2048, SHAPE) for curves in (here, moved)]
+    spread = H100.curves.prefill_attention.spread  # type: ignore[union-attr]
+    assert spread is not None
+    assert prompts[1] / prompts[0] == pytest.approx(
+        range_of(spread)[slower], rel=1e-3
+    )  # one pass is decode's
 
 
 def test_a_curve_without_a_spread_stays_where_it_is() -> None:
