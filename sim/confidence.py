@@ -43,7 +43,8 @@ def basis_of(experiment: Experiment) -> Basis:
     """Figures and spreads; nothing is simulated."""
     model = experiment.model
     sizes = Figure("model", f"{model.num_parameters / 1e9:.2f} billion parameters", Source(model.source))
-    return Basis((*experiment.gpu.figures, sizes), tuple(_parts(experiment)))
+    figures = (*experiment.gpu.figures, experiment.attention.figure, sizes)
+    return Basis(figures, tuple(_parts(experiment)))
 
 
 def with_band(

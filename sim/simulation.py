@@ -89,13 +89,20 @@ def _model_cost(
     fusion, block_size = experiment.fusion, experiment.paged_block_size
     stages = experiment.pipeline_parallel_size
     if fusion is None and stages == 1 and not (model.num_experts or model.kv_lora_rank):
-        return RooflineCost(model, gpu, tensor_parallel_size=tensor_parallel_size, block_size=block_size)
+        return RooflineCost(
+            model,
+            gpu,
+            tensor_parallel_size=tensor_parallel_size,
+            block_size=block_size,
+            attention=experiment.attention,
+        )
     return KernelCost(
         model,
         gpu,
         tensor_parallel_size=tensor_parallel_size,
         pipeline_parallel_size=stages,
         block_size=block_size,
+        attention=experiment.attention,
         fusion=fusion or Fusion.GRAPH,
         overlaps_host=experiment.engine.scheduler.async_scheduling,
     )

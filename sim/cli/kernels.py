@@ -141,5 +141,6 @@ def _cost(experiment: Experiment, fusion: Fusion) -> KernelCost:
         tensor_parallel_size=experiment.tensor_parallel_size,
         pipeline_parallel_size=experiment.pipeline_parallel_size,
         block_size=experiment.paged_block_size,
+        attention=experiment.attention,
         fusion=fusion,
     )

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sim.cost.block_reads import block_read_factor
 from sim.cost.curves import DeviceCurves, Times
 from sim.cost.hardware import Gpu
 from sim.cost.kernels import Batch, Kernel, KernelKind, KernelList
@@ -25,11 +24,11 @@ class KernelClock:
     product_flops_per_s: float
 
     @classmethod
-    def of(cls, kernels: KernelList, gpu: Gpu, block_size: int | None = 16) -> KernelClock:
-        """For kernels on a GPU, KV in blocks of so many tokens (None: contiguous)."""
+    def of(cls, kernels: KernelList, gpu: Gpu, block_read_factor: float = 1.0) -> KernelClock:
+        """For kernels on a GPU; the factor is that of the attention kernel."""
         fast = gpu.fp8_flops_per_s if kernels.model.computes_in_fp8 else None
         peak = fast or gpu.compute_flops_per_s
-        return cls(DeviceCurves.of(gpu, block_read_factor(block_size)), kernels, peak)
+        return cls(DeviceCurves.of(gpu, block_read_factor), kernels, peak)
 
     def decode_line(self, num_seqs: int) -> tuple[float, float]:
         """Fused decode attention of one layer: nanoseconds, and nanoseconds a token of context."""

@@ -27,7 +27,7 @@ from itertools import accumulate
 import numpy as np
 
 from sim.core.step import ScheduledSequence, StepPlan
-from sim.cost.block_reads import block_read_factor
+from sim.cost.block_reads import NOTHING_MEASURED, AttentionKernel
 from sim.cost.hardware import Gpu
 from sim.cost.model import BYTES_PER_WEIGHT, ModelShape
 
@@ -53,7 +53,13 @@ class RooflineCost:
     )
 
     def __init__(
-        self, model: ModelShape, gpu: Gpu, *, tensor_parallel_size: int = 1, block_size: int | None = 16
+        self,
+        model: ModelShape,
+        gpu: Gpu,
+        *,
+        tensor_parallel_size: int = 1,
+        block_size: int | None = 16,
+        attention: AttentionKernel = NOTHING_MEASURED,
     ) -> None:
         num_layers = model.num_hidden_layers
         layer_parameters = num_layers * model.num_parameters_per_layer
@@ -69,7 +75,7 @@ class RooflineCost:
         self._head_flop_ns_per_token = 2 * model.num_head_parameters * ns_per_flop
         self._kv_ns_per_token = model.kv_bytes_per_token * model.kv_share(tensor_parallel_size) * ns_per_byte
         self._pair_flop_ns = model.attention_flops_per_token_pair * ns_per_flop
-        self._read_ns = self._kv_ns_per_token * block_read_factor(block_size)
+        self._read_ns = self._kv_ns_per_token * attention.read_factor(block_size)
         self._ns_per_context_token = max(self._read_ns, self._pair_flop_ns)
         self._fixed_ns = float(max(gpu.step_overhead_ns, 1))
         self._all_reduce_ns_per_token = 0.0

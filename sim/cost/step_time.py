@@ -28,6 +28,7 @@ from itertools import accumulate
 import numpy as np
 
 from sim.core.step import StepPlan
+from sim.cost.block_reads import NOTHING_MEASURED, AttentionKernel
 from sim.cost.curves import Times
 from sim.cost.hardware import Gpu
 from sim.cost.kernel_clock import KernelClock
@@ -73,6 +74,7 @@ class KernelCost:
         tensor_parallel_size: int = 1,
         pipeline_parallel_size: int = 1,
         block_size: int | None = 16,
+        attention: AttentionKernel = NOTHING_MEASURED,
         fusion: Fusion = Fusion.GRAPH,
         overlaps_host: bool = False,
         packs_query_heads: bool = True,
@@ -81,7 +83,7 @@ class KernelCost:
         self.kernels = KernelList(
             model, fusion, tensor_parallel_size, pipeline_parallel_size, packs_query_heads
         )
-        self._clock = KernelClock.of(self.kernels, gpu, block_size)
+        self._clock = KernelClock.of(self.kernels, gpu, attention.read_factor(block_size))
         self._num_layers = model.num_hidden_layers
         self._set_host(gpu)
         self._set_attention()

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sim.config.catalog import hardware_names, load_gpu, load_model
+from sim.config.catalog import hardware_names, load_attention, load_gpu, load_model
 from sim.cost.curves import AttentionShape, DeviceCurves
 from sim.cost.hardware import Gpu
 from sim.cost.kernels import Fusion, KernelList
@@ -184,6 +184,9 @@ def test_the_curve_of_equal_chunks_is_the_price_of_a_step(
 def test_by_one_roofline_too_a_chunk_of_one_token_is_a_decode(
     num_decodes: int, context: int, chunks: list[Chunk]
 ) -> None:
-    cost, context = RooflineCost(LLAMA, H100, block_size=1), context + num_decodes
+    cost, context = (
+        RooflineCost(LLAMA, H100, block_size=1, attention=load_attention("paged_attention")),
+        context + num_decodes,
+    )
     chunk = step_ns(cost, num_decodes, context, *chunks, (1, 999, True))
     assert chunk == pytest.approx(step_ns(cost, num_decodes + 1, context + 1_000, *chunks), abs=1)
