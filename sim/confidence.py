@@ -16,7 +16,9 @@ from sim.cost.calibration import CalibratedCost
 from sim.cost.cost_model import CostModel
 from sim.cost.curve_parameters import FittedCurves, Spread
 from sim.cost.hardware import Figure, Gpu, Source
+from sim.cost.kernel_clock import product_curve_name
 from sim.cost.measured import MeasuredCost
+from sim.cost.model import BYTES_PER_KV_VALUE, ModelShape
 from sim.cost.roofline import RooflineCost
 from sim.cost.spread import ScaledCost, moved_curves, range_of
 from sim.cost.step_time import KernelCost
@@ -66,7 +68,9 @@ def _answer(experiment: Experiment, workload: Workload, *, slower: bool) -> Mapp
     if gpu.step_spread is not None:
         cost = ScaledCost(experiment_cost(experiment), range_of(gpu.step_spread)[slower])
     else:
-        experiment = replace(experiment, gpu=replace(gpu, curves=moved_curves(gpu.curves, slower=slower)))
+        known = {part.name for part in kernel_parts(experiment) if part.longer_fraction is not None}
+        curves = moved_curves(gpu.curves, slower=slower, names=known)
+        experiment = replace(experiment, gpu=replace(gpu, curves=curves))
     record = simulate(experiment, workload=workload, cost=cost)
     return summarize(record, experiment.slo, Identity("", "", experiment.seed)).values
 
@@ -80,7 +84,7 @@ def _parts(experiment: Experiment) -> Iterator[Part]:
     elif gpu.step_spread is not None:
         yield _known("steps", gpu.step_spread)
     else:
-        yield from _kernel_parts(gpu, num_gpus=experiment.tensor_parallel_size)
+        yield from kernel_parts(experiment)
 
 
 def _how(cost: CostModel) -> str:
@@ -94,18 +98,57 @@ def _how(cost: CostModel) -> str:
             return f"times of {type(cost).__name__}; how far they are off was not measured"
 
 
-def _kernel_parts(gpu: Gpu, *, num_gpus: int) -> Iterator[Part]:
+def kernel_parts(experiment: Experiment) -> Iterator[Part]:
+    """What the times of an experiment's kernels rest on; what was measured holds for its own number type."""
+    gpu = experiment.gpu
+    products = product_curve_name(experiment.model, gpu)
     for field in fields(FittedCurves):
-        curve = getattr(gpu.curves, field.name)
-        if field.name == "all_reduce" and num_gpus == 1:
+        name, curve = field.name, getattr(gpu.curves, field.name)
+        if name in _SCALED_PRODUCTS and name != products:
             continue
+        if name == "all_reduce" and experiment.tensor_parallel_size == 1:
+            continue
+        scaled = _scaled(name, experiment.model)
         if curve is None:
-            yield _unknown(field.name, "not measured on this GPU: assumed to be like an H100's")
+            yield _unknown(name, _NOT_MEASURED.get(name, _TAKEN_OVER))
         elif curve.spread is None:
-            yield _unknown(field.name, "its curve in the hardware file has no spread")
+            yield _unknown(name, _as_the_file_says(name, gpu))
+        elif scaled is not None:
+            yield _unknown(name, f"{scaled} ({curve.spread.domain})")
         else:
-            yield _known(field.name, curve.spread)
+            yield _known(name, curve.spread)
     yield _unknown("host", "launches, scheduling, sampling: figures of the hardware file, not fitted")
+
+
+_TAKEN_OVER = "not measured on this GPU: an H100's curve, scaled by datasheet rates and efficiencies"
+_SCALED_PRODUCTS = {
+    "fp8_gemm": "not measured in 8 bits: scaled from products in 16 bits by the rates of the datasheet",
+    "narrow_gemm": "not measured with weights so narrow: scaled from products in 16 bits by their bytes",
+}
+_NOT_MEASURED = {
+    **_SCALED_PRODUCTS,
+    "elementwise": "measured on no GPU: assumed to stream as well as products do",
+}
+"""What is said of a curve that a hardware file does not have."""
+
+
+def _scaled(name: str, model: ModelShape) -> str | None:
+    """Why a curve that was measured is no measurement of this model's kernels."""
+    if not name.endswith("_attention"):
+        return None
+    if model.latent_size:
+        return "measured with heads of keys and values: scaled to one latent by bytes and operations"
+    if model.kv_bytes_per_value != BYTES_PER_KV_VALUE:
+        return "measured with a KV cache in 16 bits: scaled by its bytes"
+    return None
+
+
+def _as_the_file_says(name: str, gpu: Gpu) -> str:
+    """Of a curve without a spread: its source and note."""
+    figure = next((figure for figure in gpu.figures if figure.name == f"curves.{name}"), None)
+    if figure is None:
+        return "its curve in the hardware file has no spread"
+    return f"{figure.source.value}, no spread known" + (f": {figure.note}" if figure.note else "")
 
 
 def _known(name: str, spread: Spread) -> Part:

@@ -7,6 +7,8 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from sim.basis import Part
+from sim.confidence import kernel_parts
 from sim.config import load_experiment
 from sim.cost.hardware import Gpu
 from sim.cost.kernels import Batch, Fusion, Kernel, KernelKind
@@ -40,6 +42,8 @@ def print_kernels(
     cost = _cost(experiment, fusion or experiment.fusion or Fusion.GRAPH)
     console = Console(width=100)
     console.print(kernel_table(cost, batch, experiment.gpu))
+    for part in kernel_parts(experiment):
+        console.print(f"{part.name}: {_range(part)}{part.rests_on}", highlight=False, style="dim")
     console.print(_summary(cost, batch), highlight=False)
     if without_drafts is not None:
         times = [_step_ns(cost, each) for each in (batch, without_drafts)]
@@ -99,20 +103,28 @@ def kernel_table(cost: KernelCost, batch: Batch, gpu: Gpu) -> Table:
             f"{float(kernel.bytes_written) / _MB:.3f}",
             f"{kernel_ns / _US:.1f}",
             f"{kernel_ns * kernel.num_launches / _US:.0f}",
-            bound_by(kernel, kernel_ns, gpu),
+            bound_by(kernel, kernel_ns, gpu, cost.peak_flops_per_s(kernel)),
         )
     return table
 
 
-def bound_by(kernel: Kernel, kernel_ns: float, gpu: Gpu) -> str:
+def bound_by(kernel: Kernel, kernel_ns: float, gpu: Gpu, peak_flops_per_s: float) -> str:
     """What takes the larger part of a kernel's time: computing, moving bytes, or just being launched."""
     if kernel.kind in (KernelKind.ALL_REDUCE, KernelKind.SEND):
         return "link"
-    compute_ns = float(kernel.flops) / gpu.compute_flops_per_s * 1e9
+    compute_ns = float(kernel.flops) / peak_flops_per_s * 1e9
     memory_ns = float(kernel.num_bytes) / gpu.memory_bandwidth_bytes_per_s * 1e9
     if max(compute_ns, memory_ns) < kernel_ns / 4:
         return "launch"
     return "compute" if compute_ns > memory_ns else "bandwidth"
+
+
+def _range(part: Part) -> str:
+    """How far measured times lie from a part's, where that is known."""
+    if part.shorter_fraction is None:
+        return ""
+    longer = "" if part.longer_fraction is None else f", +{100 * part.longer_fraction:.0f} %"
+    return f"-{100 * part.shorter_fraction:.0f} %{longer}: "
 
 
 def _summary(cost: KernelCost, batch: Batch) -> str:

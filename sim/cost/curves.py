@@ -35,6 +35,7 @@ from sim.cost.curve_parameters import (
     AllReduceCurve,
     CurveParameters,
     ElementwiseCurve,
+    GemmCurve,
 )
 from sim.cost.hardware import Gpu
 from sim.cost.step_attention import STREAMS_PER_KV_HEAD, StepAttention, prompt_share
@@ -44,7 +45,7 @@ Times = NDArray[np.float64]
 """Nanoseconds."""
 
 _NS_PER_S = 1e9
-_BYTES_PER_ACTIVATION = 2
+_BYTES_IN_16_BITS = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,25 +102,34 @@ class DeviceCurves:
         m: Numbers,
         n: Numbers,
         k: Numbers,
-        *,
-        bytes_per_weight: float = 2,
-        peak_flops_per_s: float | None = None,
     ) -> Times:
-        """Product of activations [m, k] in 16 bits and weights [k, n]; m, n, k at least 1.
-
-        `bytes_per_weight` has the scales of quantised weights in it; `peak_flops_per_s` is the datasheet's
-        rate of the arithmetic, None the 16-bit rate.
-        """
+        """Product of activations [m, k] and weights [k, n] in 16 bits; m, n, k at least 1."""
         m, n, k = (np.asarray(size, dtype=np.float64) for size in (m, n, k))
-        num_bytes = bytes_per_weight * n * k + _BYTES_PER_ACTIVATION * (m * k + m * n)
-        return self.product_ns(2 * m * n * k, num_bytes, k, peak_flops_per_s=peak_flops_per_s)
+        num_bytes = _BYTES_IN_16_BITS * (n * k + m * k + m * n)
+        return self.product_ns(2 * m * n * k, num_bytes, k)
+
+    def fp8_gemm_ns(self, m: Numbers, n: Numbers, k: Numbers, peak_flops_per_s: float | None) -> Times:
+        """The same in 8 bits, results in 16."""
+        m, n, k = (np.asarray(size, dtype=np.float64) for size in (m, n, k))
+        num_bytes = n * k + _BYTES_IN_16_BITS * (m * k + m * n)  # activations as the kernel list counts them
+        curve = self.parameters.fp8_gemm
+        return self.product_ns(2 * m * n * k, num_bytes, k, curve=curve, peak_flops_per_s=peak_flops_per_s)
 
     def product_ns(
-        self, num_flops: Numbers, num_bytes: Numbers, depth: Numbers, *, peak_flops_per_s: float | None = None
+        self,
+        num_flops: Numbers,
+        num_bytes: Numbers,
+        depth: Numbers,
+        *,
+        curve: GemmCurve | None = None,
+        peak_flops_per_s: float | None = None,
     ) -> Times:
-        """One kernel of matrix products, say of several experts: all work, all bytes, inner dimension."""
-        curve, s = self.parameters.gemm, self.parameters.gemm.sharpness
-        peak = self.flops_per_s if peak_flops_per_s is None else peak_flops_per_s
+        """One kernel of matrix products, say of several experts: all work, all bytes, inner dimension.
+
+        `curve` is that of a number type and `peak_flops_per_s` the datasheet's rate of it; None: of 16 bits.
+        """
+        curve = self.parameters.gemm if curve is None else curve
+        peak, s = self.flops_per_s if peak_flops_per_s is None else peak_flops_per_s, curve.sharpness
         compute = np.asarray(num_flops, dtype=np.float64) * (_NS_PER_S / (peak * curve.compute_fraction))
         memory = np.asarray(num_bytes, dtype=np.float64) * (
             _NS_PER_S / (self.memory_bytes_per_s * curve.bandwidth_fraction)
@@ -240,10 +250,13 @@ def _link_fraction(curve: AllReduceCurve, num_gpus: int) -> float:
 
 
 def curve_parameters(gpu: Gpu) -> CurveParameters:
-    """Each curve of a GPU: as fitted where it was measured, else taken over."""
+    """Each curve of a GPU: as fitted where it was measured, else taken over, or products from 16 bits."""
     other, own = taken_over(gpu), gpu.curves
+    gemm = own.gemm or other.gemm
     return CurveParameters(
-        gemm=own.gemm or other.gemm,
+        gemm=gemm,
+        fp8_gemm=own.fp8_gemm or gemm,
+        narrow_gemm=own.narrow_gemm or gemm,
         decode_attention=own.decode_attention or other.decode_attention,
         prefill_attention=own.prefill_attention or other.prefill_attention,
         elementwise=own.elementwise or other.elementwise,
@@ -259,12 +272,15 @@ def taken_over(gpu: Gpu) -> CurveParameters:
     gemm, decode, prefill = REFERENCE.gemm, REFERENCE.decode_attention, REFERENCE.prefill_attention
     reduce = REFERENCE.all_reduce
     links = reduce.link_fractions if gpu.link_bandwidth_bytes_per_s else reduce.link_fractions[:1]
+    product = replace(
+        gemm,
+        compute_fraction=min(1.0, gemm.compute_fraction * compute),
+        bandwidth_fraction=min(1.0, gemm.bandwidth_fraction * memory),
+    )
     return CurveParameters(
-        gemm=replace(
-            gemm,
-            compute_fraction=min(1.0, gemm.compute_fraction * compute),
-            bandwidth_fraction=min(1.0, gemm.bandwidth_fraction * memory),
-        ),
+        gemm=product,
+        fp8_gemm=product,
+        narrow_gemm=product,
         decode_attention=replace(decode, bandwidth_fraction=min(1.0, decode.bandwidth_fraction * memory)),
         prefill_attention=replace(prefill, compute_fraction=min(1.0, prefill.compute_fraction * compute)),
         elementwise=ElementwiseCurve(

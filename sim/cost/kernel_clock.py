@@ -10,9 +10,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from sim.cost.curve_parameters import GemmCurve
 from sim.cost.curves import DeviceCurves, Times
 from sim.cost.hardware import Gpu
 from sim.cost.kernels import Batch, Kernel, KernelKind, KernelList
+from sim.cost.model import BYTES_PER_WEIGHT, ModelShape
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,14 +23,16 @@ class KernelClock:
 
     curves: DeviceCurves
     kernels: KernelList
+    product_curve: GemmCurve
     product_flops_per_s: float
 
     @classmethod
     def of(cls, kernels: KernelList, gpu: Gpu, block_read_factor: float = 1.0) -> KernelClock:
         """For kernels on a GPU; the factor is that of the attention kernel."""
+        curves = DeviceCurves.of(gpu, block_read_factor)
         fast = gpu.fp8_flops_per_s if kernels.model.computes_in_fp8 else None
-        peak = fast or gpu.compute_flops_per_s
-        return cls(DeviceCurves.of(gpu, block_read_factor), kernels, peak)
+        product: GemmCurve = getattr(curves.parameters, product_curve_name(kernels.model, gpu))
+        return cls(curves, kernels, product, fast or gpu.compute_flops_per_s)
 
     def decode_line(self, num_seqs: int) -> tuple[float, float]:
         """Fused decode attention of one layer: nanoseconds, and nanoseconds a token of context."""
@@ -38,9 +42,11 @@ class KernelClock:
         """One launch; attention kernels need the batch as well."""
         match kernel.kind:
             case KernelKind.PRODUCT:
-                peak = self.product_flops_per_s if kernel.quantised else None
+                curve, peak = (
+                    (self.product_curve, self.product_flops_per_s) if kernel.quantised else (None, None)
+                )
                 return self.curves.product_ns(
-                    kernel.flops, kernel.num_bytes, kernel.depth, peak_flops_per_s=peak
+                    kernel.flops, kernel.num_bytes, kernel.depth, curve=curve, peak_flops_per_s=peak
                 )
             case KernelKind.ELEMENTWISE:
                 return self.curves.elementwise_ns(kernel.num_bytes)
@@ -74,6 +80,13 @@ class KernelClock:
             pairs = sum(new * (computed + new) for new, computed, _ in batch.chunks)
         heads = self.kernels.model.num_attention_heads / self.kernels.tensor_parallel_size
         return kernel.share * fused + float(self.curves.elementwise_ns(2 * pairs * heads))
+
+
+def product_curve_name(model: ModelShape, gpu: Gpu) -> str:
+    """Which curve of `CurveParameters` the products of a model's layers have, by their number type."""
+    if model.computes_in_fp8 and gpu.fp8_flops_per_s is not None:
+        return "fp8_gemm"
+    return "gemm" if model.bytes_per_weight == BYTES_PER_WEIGHT else "narrow_gemm"
 
 
 def block_copies_ns(curves: DeviceCurves, num_copies: int, block_bytes: float) -> float:

@@ -155,6 +155,11 @@ class KernelCost:
         """Each kernel of a batch with the time of one launch."""
         return [(kernel, float(self._clock.kernel_ns(kernel, batch))) for kernel in self.kernels.of(batch)]
 
+    def peak_flops_per_s(self, kernel: Kernel) -> float:
+        """Datasheet rate of a kernel's arithmetic."""
+        clock = self._clock
+        return clock.product_flops_per_s if kernel.quantised else clock.curves.flops_per_s
+
     def host_ns(self, batch: Batch) -> float:
         """What launching takes the host; hidden where the device takes longer."""
         return self._graph_ns + self._launch_ns * _num_launches(self.kernels.of(batch))
