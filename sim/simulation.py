@@ -15,7 +15,6 @@ from sim.cluster import Body, Cluster, ClusterConfig, Physics, Progress
 from sim.core.engine import EngineConfig
 from sim.cost.cost_model import CostModel
 from sim.cost.hardware import Gpu
-from sim.cost.kernels import Fusion
 from sim.cost.model import ModelShape
 from sim.cost.roofline import RooflineCost
 from sim.cost.step_time import KernelCost
@@ -85,10 +84,10 @@ def _model_cost(
     *,
     tensor_parallel_size: int,
 ) -> CostModel:
-    """By kernels where the experiment asks for it, or where there are stages or more than dense layers."""
+    """By kernels, or by one roofline where the experiment asks for that."""
     fusion, block_size = experiment.fusion, experiment.paged_block_size
     stages = experiment.pipeline_parallel_size
-    if fusion is None and stages == 1 and not (model.num_experts or model.kv_lora_rank):
+    if fusion is None:
         return RooflineCost(
             model,
             gpu,
@@ -103,7 +102,7 @@ def _model_cost(
         pipeline_parallel_size=stages,
         block_size=block_size,
         attention=experiment.attention,
-        fusion=fusion or Fusion.GRAPH,
+        fusion=fusion,
         overlaps_host=experiment.engine.scheduler.async_scheduling,
     )
 
