@@ -107,7 +107,8 @@ def test_every_figure_is_repeated_with_its_source_in_file_and_table(here: Path) 
     assert "datasheet" in text
     document = json.loads(Path("run", "summary.json").read_text())
     figures = {entry["name"]: entry for entry in document["sim_basis"]["hardware_figures"]}
-    assert figures["memory"]["source"] == figures["model"]["source"] == "datasheet"
+    assert figures["compute"]["source"] == figures["model"]["source"] == "datasheet"
+    assert figures["memory"]["source"] == "measured", "read off a card"
     assert figures["step_overhead"]["source"] == "assumed"
     assert document["sim_basis"]["band"] is None
     assert load_run(Path("run")).summary.basis == basis_of(_fitted())
