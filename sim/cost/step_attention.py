@@ -36,9 +36,12 @@ STREAMS_PER_KV_HEAD = 16
 """A KV head of few sequences is split over so many streams at most, as FlashAttention 3 does it."""
 
 
+_BETWEEN = MANY_ROWS - FEW_ROWS
+
+
 def prompt_share(num_new: NDArray[Any]) -> NDArray[np.float64]:
     """How much of a prompt a chunk of so many tokens is: 0 for a few rows, 1 for many."""
-    share: NDArray[np.float64] = np.clip((num_new - FEW_ROWS) / (MANY_ROWS - FEW_ROWS), 0.0, 1.0)
+    share: NDArray[np.float64] = np.clip((num_new - FEW_ROWS) / _BETWEEN, 0.0, 1.0)
     return share
 
 
@@ -70,24 +73,27 @@ class StepAttention:
         """One launch: decoding sequences, what they attend to, and of each chunk tokens now and before."""
         total = pairs = float(decode_context)
         longest = decode_context / num_decodes if num_decodes else 0.0
-        launch, beyond, num_seqs = self.floor_ns if num_decodes else 0.0, 0.0, num_decodes
+        launch = self.floor_ns if num_decodes else 0.0
+        beyond, num_seqs, edge, floor = 0.0, num_decodes, self.edge_tokens, self.floor_ns
         for new, computed in chunks:
-            context, share = new + computed, self._share(new)
-            more = (new - 1) * (computed + new / 2 + self.edge_tokens)  # pairs, but for the last row's
+            context = new + computed
+            more = (new - 1) * (computed + 0.5 * new + edge)  # pairs, but for the last row's
             num_seqs += 1
             total += context
-            longest = max(longest, context)
+            if context > longest:
+                longest = context
+            if new <= FEW_ROWS:
+                pairs += context + more
+                launch = max(launch, floor)
+                continue
+            share = (new - FEW_ROWS) / _BETWEEN if new < MANY_ROWS else 1.0
             pairs += context + (1 - share) * more
-            beyond += share * self._beyond_ns(context, more) if share else 0.0
+            beyond += share * self._beyond_ns(context, more)
             launch = max(launch, self._launch_ns(context, share))
         rows = self.seq_ns * num_seqs + max(
             self.read_ns * self._starved(total, longest), self.pair_ns * pairs
         )
         return launch + rows + beyond
-
-    def _share(self, num_new: int) -> float:
-        """`prompt_share` of one chunk, in plain Python."""
-        return min(max((num_new - FEW_ROWS) / (MANY_ROWS - FEW_ROWS), 0.0), 1.0)
 
     def _beyond_ns(self, context: int, more: float) -> float:
         """What a prompt takes beyond one reading of its context."""

@@ -193,11 +193,14 @@ class KernelCost:
         num_decodes, chunks = plan.num_decode_seqs, plan.chunks
         new_tokens = masked_pairs = 0
         num_sampled = num_decodes
+        sizes = []
         for chunk in chunks:
-            new_tokens += chunk.num_tokens
-            masked_pairs += chunk.num_tokens * (chunk.num_tokens + chunk.num_computed_tokens)
-            num_sampled += chunk.yields_token * (1 + chunk.num_draft_tokens)
-        sizes = ((chunk.num_tokens, chunk.num_computed_tokens) for chunk in chunks)
+            count, computed = chunk.num_tokens, chunk.num_computed_tokens
+            sizes.append((count, computed))
+            new_tokens += count
+            masked_pairs += count * (count + computed)
+            if chunk.yields_token:
+                num_sampled += 1 + chunk.num_draft_tokens
         attention = self._attention.ns(num_decodes, context, sizes)
         attention += self._prompt_extra[0] + masked_pairs * self._prompt_extra[1]
         if num_decodes:
