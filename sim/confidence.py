@@ -117,10 +117,13 @@ def kernel_parts(experiment: Experiment) -> Iterator[Part]:
             yield _unknown(name, f"{scaled} ({curve.spread.domain})")
         else:
             yield _known(name, curve.spread)
+    if experiment.speculation is not None:
+        yield _unknown("verifying", _VERIFYING)
     yield _unknown("host", "launches, scheduling, sampling: figures of the hardware file, not fitted")
 
 
 _TAKEN_OVER = "not measured on this GPU: an H100's curve, scaled by datasheet rates and efficiencies"
+_VERIFYING = "attention to drafts was not measured: decode attention, a context read once for all of its rows"
 _SCALED_PRODUCTS = {
     "fp8_gemm": "not measured in 8 bits: scaled from products in 16 bits by the rates of the datasheet",
     "narrow_gemm": "not measured with weights so narrow: scaled from products in 16 bits by their bytes",

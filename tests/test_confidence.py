@@ -49,6 +49,15 @@ def test_fitted_curves_have_a_range_and_the_rest_is_unknown(here: Path) -> None:
         assert (parts[name].shorter_fraction, parts[name].longer_fraction) == (None, None)
 
 
+def test_verifying_was_never_measured_and_is_said_to_be_unknown(here: Path) -> None:
+    drafts = (
+        "speculation={proposer: ngram, num_speculative_tokens: 3, acceptance: {kind: constant, rate: 0.6}}"
+    )
+    parts = {part.name: part for part in basis_of(_fitted(drafts)).parts}
+    assert parts["verifying"].longer_fraction is None
+    assert "verifying" not in {part.name for part in basis_of(_fitted()).parts}
+
+
 def test_sums_over_gpus_count_where_there_are_several(here: Path) -> None:
     parts = basis_of(_fitted("parallelism.tensor_parallel_size=2")).parts
     assert "all_reduce" in [part.name for part in parts]

@@ -200,7 +200,8 @@ class EngineSection(Section):
     fusion: Literal["none", "fused", "graph", "roofline"] = Field(
         default="graph",
         description="Step times from the kernels a step launches: each operation its own (none), fused, or "
-        "fused and replayed as a CUDA graph; roofline: one roofline for all linear layers instead.",
+        "fused and replayed as a CUDA graph; roofline: one roofline for all linear layers instead, of dense "
+        "models on one stage.",
     )
     attention_backend: Annotated[str, AfterValidator(_known_attention)] | None = Field(
         default=None,
