@@ -165,9 +165,9 @@ class DeviceCurves:
         return base, np.maximum(read, shape.flops_per_pair * self._attention_ns_per_flop)
 
     def _read_ns(self, num_bytes: Numbers) -> Numbers:
-        """Reading keys and values once, by a saturated device, in blocks of the size that there is."""
-        bandwidth = self.memory_bytes_per_s * self.parameters.decode_attention.bandwidth_fraction
-        return num_bytes * (self.block_read_factor * _NS_PER_S / bandwidth)
+        """Reading keys and values once, by a saturated device, in its blocks; never beyond the datasheet."""
+        reached = self.parameters.decode_attention.bandwidth_fraction / self.block_read_factor
+        return num_bytes * (_NS_PER_S / (self.memory_bytes_per_s * min(reached, 1.0)))
 
     @property
     def _attention_ns_per_flop(self) -> float:

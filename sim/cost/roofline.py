@@ -75,7 +75,8 @@ class RooflineCost:
         self._head_flop_ns_per_token = 2 * model.num_head_parameters * ns_per_flop
         self._kv_ns_per_token = model.kv_bytes_per_token * model.kv_share(tensor_parallel_size) * ns_per_byte
         self._pair_flop_ns = model.attention_flops_per_token_pair * ns_per_flop
-        self._read_ns = self._kv_ns_per_token * attention.read_factor(block_size)
+        factor = max(attention.read_factor(block_size), gpu.bandwidth_efficiency_fraction)  # of the datasheet
+        self._read_ns = self._kv_ns_per_token * factor
         self._ns_per_context_token = max(self._read_ns, self._pair_flop_ns)
         self._fixed_ns = float(max(gpu.step_overhead_ns, 1))
         self._all_reduce_ns_per_token = 0.0

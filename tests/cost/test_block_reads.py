@@ -95,5 +95,16 @@ def test_a_kernel_of_one_s_own_is_read_from_a_file(config: Path, tmp_path: Path)
         load_experiment(config, ["engine.attention_backend=flash_atn"])
 
 
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("kind", [KernelCost, RooflineCost])
+def test_no_kernel_reads_faster_than_the_datasheet_says(
+    kind: type[KernelCost | RooflineCost], size: int | None
+) -> None:
+    cost = kind(LLAMA, H100, block_size=size, attention=load_attention("paged_attention"))
+    near, far = (cost.step_ends_ns(plan(64, context))[0] for context in (10**6, 2 * 10**6))
+    at_least = 10**6 * LLAMA.kv_bytes_per_token / H100.memory_bandwidth_bytes_per_s * 1e9
+    assert far - near >= at_least - 1  # whole nanoseconds
+
+
 def test_nothing_measured_is_nothing() -> None:
     assert NOTHING_MEASURED.block_begin_tokens == 0
