@@ -14,6 +14,7 @@ from typing import Any
 
 from sim.core.engine import EngineConfig
 from sim.core.kv_cache import CacheConfig
+from sim.cost.block_reads import NOTHING_MEASURED, AttentionKernel
 from sim.cost.hardware import Gpu
 from sim.cost.host_traffic import HostTraffic
 from sim.cost.kernels import Fusion
@@ -49,6 +50,7 @@ class Experiment:
         sampling: How a real engine chooses tokens.
         crosscheck: How far a simulation may be from its replay.
         own_files: Sources of the user's own policies.
+        attention: Which kernel attends, and what reading blocks costs it.
         fusion: How much of a step is one kernel; None: step times are those of `RooflineCost`.
     """
 
@@ -70,6 +72,7 @@ class Experiment:
     speculation: Speculation | None = None
     step_times: StepTimes | None = None
     fusion: Fusion | None = None
+    attention: AttentionKernel = NOTHING_MEASURED
     sampling: SamplingSettings = _AS_VLLM
     crosscheck: CrosscheckSettings = _NOT_JUDGED
     pipeline_parallel_size: int = 1

@@ -23,7 +23,13 @@ from sim.record.run_record import RunRecord
 from sim.results.bench_file import traffic_of
 from sim.results.environment import Facts, collect_environment
 from sim.results.run_folder import Run, unique_run_name, write_run
-from sim.simulation import experiment_cost, experiment_draft_cost, simulate, simulate_at_the_end
+from sim.simulation import (
+    experiment_cost,
+    experiment_draft_cost,
+    grounds_of,
+    simulate,
+    simulate_at_the_end,
+)
 from workloads.generate import WorkloadConfig, build
 from workloads.servegen import ServeGenWorkload
 from workloads.spec import Workload
@@ -180,14 +186,7 @@ def basis_of_run(
         band_over: The workload, if it is to be simulated twice more for what the spread of step times does.
         values: The run's own numbers, which then stand between those.
     """
-    times = experiment.step_times
-    basis = basis_of(
-        experiment.model,
-        experiment.gpu,
-        experiment_cost(experiment),
-        num_gpus_per_layer=experiment.tensor_parallel_size,
-        known_times=None if times is None else times.origin,
-    )
+    basis = basis_of(grounds_of(experiment))
     if band_over is None:
         return basis
 

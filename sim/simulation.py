@@ -12,13 +12,13 @@ from pathlib import Path
 from sim.core.engine import EngineConfig, EngineCore, PlanDetail
 from sim.cost.cost_model import CostModel
 from sim.cost.hardware import Gpu
-from sim.cost.kernels import Fusion
 from sim.cost.model import ModelShape
 from sim.cost.roofline import RooflineCost
 from sim.cost.spread import ScaledCost, moved_curves, range_of
 from sim.cost.step_time import KernelCost
 from sim.experiment import Experiment
 from sim.fleet.cluster import Body, Cluster, ClusterConfig, Physics, Progress
+from sim.metrics.confidence import Grounds, kernel_parts
 from sim.record.builder import build_record
 from sim.record.run_record import RunRecord
 from sim.speculation.acceptance import Recorded
@@ -66,8 +66,25 @@ def simulate_at_the_end(experiment: Experiment, workload: Workload, *, slower: b
     if gpu.step_spread is not None:
         cost = ScaledCost(experiment_cost(experiment), range_of(gpu.step_spread)[slower])
     else:
-        experiment = replace(experiment, gpu=replace(gpu, curves=moved_curves(gpu.curves, slower=slower)))
+        parts = kernel_parts(grounds_of(experiment))
+        known = {part.name for part in parts if part.longer_fraction is not None}
+        curves = moved_curves(gpu.curves, slower=slower, names=known)
+        experiment = replace(experiment, gpu=replace(gpu, curves=curves))
     return simulate(experiment, workload=workload, cost=cost)
+
+
+def grounds_of(experiment: Experiment) -> Grounds:
+    """What the step times of an experiment are made of."""
+    times = experiment.step_times
+    return Grounds(
+        experiment.model,
+        experiment.gpu,
+        experiment.attention,
+        experiment_cost(experiment),
+        experiment.tensor_parallel_size,
+        drafts=experiment.speculation is not None,
+        known_times=None if times is None else times.origin,
+    )
 
 
 def _check_recording(experiment: Experiment, workload: Workload) -> None:
@@ -96,18 +113,25 @@ def _model_cost(
     *,
     tensor_parallel_size: int,
 ) -> CostModel:
-    """By kernels where the experiment asks for it, or where there are stages or more than dense layers."""
+    """By kernels, or by one roofline where the experiment asks for that."""
     fusion, block_size = experiment.fusion, experiment.paged_block_size
     stages = experiment.pipeline_parallel_size
-    if fusion is None and stages == 1 and not (model.num_experts or model.kv_lora_rank):
-        return RooflineCost(model, gpu, tensor_parallel_size=tensor_parallel_size, block_size=block_size)
+    if fusion is None:
+        return RooflineCost(
+            model,
+            gpu,
+            tensor_parallel_size=tensor_parallel_size,
+            block_size=block_size,
+            attention=experiment.attention,
+        )
     return KernelCost(
         model,
         gpu,
         tensor_parallel_size=tensor_parallel_size,
         pipeline_parallel_size=stages,
         block_size=block_size,
-        fusion=fusion or Fusion.GRAPH,
+        attention=experiment.attention,
+        fusion=fusion,
         overlaps_host=experiment.engine.scheduler.async_scheduling,
     )
 

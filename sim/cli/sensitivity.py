@@ -21,6 +21,7 @@ from sim.config import load_experiment
 from sim.cost.curve_parameters import CurveParameters, FittedCurves
 from sim.cost.curves import curve_parameters
 from sim.cost.hardware import Gpu
+from sim.cost.kernel_clock import product_curve_name
 from sim.cost.step_time import KernelCost
 from sim.errors import ConfigError, Problem
 from sim.experiment import Experiment
@@ -54,7 +55,7 @@ def sensitivities(experiment: Experiment) -> list[Elasticity]:
     found = []
     names = _perturbed(experiment.gpu)
     if isinstance(experiment_cost(experiment), KernelCost):
-        names += list(_curve_parameters(experiment.gpu))
+        names += list(_curve_parameters(experiment.gpu, product_curve_name(experiment.model, experiment.gpu)))
     for name in names:
         low, high = (_answers(_moved(experiment, name, 1 + step)) for step in (-STEP_FRACTION, STEP_FRACTION))
         width = log((1 + STEP_FRACTION) / (1 - STEP_FRACTION))
@@ -96,10 +97,12 @@ def _perturbed(gpu: Gpu) -> list[str]:
     ]
 
 
-def _curve_parameters(gpu: Gpu) -> Iterator[str]:
-    """As `curves.gemm.floor_ns`, of all curves."""
+def _curve_parameters(gpu: Gpu, products: str) -> Iterator[str]:
+    """As `curves.gemm.floor_ns`, of all curves; of products beside those in 16 bits, only of `products`."""
     parameters = curve_parameters(gpu)
     for curve in fields(CurveParameters):
+        if curve.name in ("fp8_gemm", "narrow_gemm") and curve.name != products:
+            continue
         values = getattr(parameters, curve.name)
         for field in fields(values):
             if isinstance(getattr(values, field.name), int | float):

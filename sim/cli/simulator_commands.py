@@ -146,6 +146,9 @@ def kernels(
     tokens: Annotated[int, typer.Option(min=0, max=1_000_000, help="Tokens of a prompt chunk.")] = 0,
     decodes: Annotated[int, typer.Option(min=0, max=100_000, help="Sequences that decode beside it.")] = 1,
     context: Annotated[int, typer.Option(min=0, max=10_000_000, help="Tokens each had before.")] = 1024,
+    verify: Annotated[
+        int, typer.Option(min=0, max=1024, help="Drafts that each of --decodes verifies in the step.")
+    ] = 0,
     fusion: Annotated[
         str | None, typer.Option(help="none, fused or graph. Default: engine.fusion of the file.")
     ] = None,
@@ -153,7 +156,9 @@ def kernels(
     """Print the kernels that one step launches: operations, bytes, launches, time, and what bounds each."""
     from sim.cli.kernels import batch_of, fusion_of, print_kernels
 
-    print_kernels(config, tuple(set_ or ()), batch_of(tokens, decodes, context), fusion_of(fusion))
+    batch = batch_of(tokens, decodes, context, verify)
+    plain = batch_of(tokens, decodes, context) if verify else None
+    print_kernels(config, tuple(set_ or ()), batch, fusion_of(fusion), plain)
 
 
 @app.command()

@@ -1,6 +1,6 @@
-"""The catalogue of GPUs and models that ships with the package, and files of the user's own like them.
+"""The catalogue of GPUs, models and attention kernels that ships with the package, and files of one's own.
 
-Owns where `sim/catalog/hardware/*.yaml` and `sim/catalog/models/*.yaml` lie, and the form of the latter.
+Owns where `sim/catalog/{hardware,models,attention}/*.yaml` lie, and the form of the latter two.
 A reference with a slash or ending in .yaml or .json is a path, anything else a name in the catalogue.
 """
 
@@ -18,7 +18,8 @@ from sim.config.hardware import HardwareFile, SourceName
 from sim.config.hf import read_hf_config
 from sim.config.value_types import Count, CountOrZero, Section
 from sim.config.yaml_source import read_yaml
-from sim.cost.hardware import Gpu
+from sim.cost.block_reads import AttentionKernel
+from sim.cost.hardware import Gpu, Source
 from sim.cost.model import ModelShape
 from sim.cost.quantization import GROUP_SIZE, quantized
 from sim.errors import ConfigError, Problem
@@ -95,6 +96,29 @@ class ModelFile(Section):
         return quantized(sizes, self.quantization, self.quantization_group_size)
 
 
+class BlockBegin(Section):
+    """A figure of an attention kernel, in tokens."""
+
+    value: float = Field(ge=0, le=1e6, allow_inf_nan=False, description="The number.")
+    unit: Literal["tokens"] = Field(description="Its unit.")
+    source: SourceName = Field(description="Where it comes from.")
+    note: str = Field(default="", description="What a reader should know of it.")
+
+
+class AttentionFile(Section):
+    """An attention kernel."""
+
+    name: str = Field(description="What reports call it.")
+    block_begin: BlockBegin = Field(
+        description="How many tokens longer each KV block seems; 0 where nothing was measured."
+    )
+
+    def kernel(self) -> AttentionKernel:
+        """The values behind it."""
+        begin = self.block_begin
+        return AttentionKernel(self.name, begin.value, Source(begin.source), begin.note)
+
+
 def hardware_names() -> list[str]:
     """GPUs in the catalogue."""
     return _names("hardware")
@@ -103,6 +127,16 @@ def hardware_names() -> list[str]:
 def model_names() -> list[str]:
     """Models in the catalogue."""
     return _names("models")
+
+
+def load_attention(reference: str, folder: Path = Path()) -> AttentionKernel:
+    """An attention kernel of the catalogue, or of a file of one's own (relative to `folder`).
+
+    Raises:
+        ConfigError: The file is wrong; all faults of it.
+        ValueError: There is none of that name.
+    """
+    return _load("attention", reference, folder, AttentionFile).kernel()
 
 
 def load_gpu(reference: str, folder: Path = Path()) -> Gpu:
@@ -146,7 +180,7 @@ def is_path(reference: str) -> bool:
     return "/" in reference or "\\" in reference or reference.endswith((".yaml", ".yml", ".json"))
 
 
-_File = TypeVar("_File", HardwareFile, ModelFile)
+_File = TypeVar("_File", HardwareFile, ModelFile, AttentionFile)
 
 
 def _load(shelf: str, reference: str, folder: Path, form: type[_File]) -> _File:

@@ -158,7 +158,13 @@ class AllReduceSection(CurveSection):
 class CurvesSection(Section):
     """Curves of one GPU."""
 
-    gemm: GemmSection | None = Field(default=None, description="Matrix products.")
+    gemm: GemmSection | None = Field(default=None, description="Matrix products in 16 bits.")
+    fp8_gemm: GemmSection | None = Field(
+        default=None, description="In 8 bits, fractions of `fp8_compute`; left out: scaled from 16 bits."
+    )
+    narrow_gemm: GemmSection | None = Field(
+        default=None, description="In 16 bits, weights of fewer; left out: scaled from 16 bits."
+    )
     decode_attention: DecodeAttentionSection | None = Field(default=None, description="One new token each.")
     prefill_attention: PrefillAttentionSection | None = Field(default=None, description="Chunks.")
     elementwise: ElementwiseSection | None = Field(default=None, description="Bound by memory.")
@@ -168,6 +174,8 @@ class CurvesSection(Section):
         """The values behind it."""
         return FittedCurves(
             gemm=GemmCurve(**self.gemm.values()) if self.gemm else None,
+            fp8_gemm=GemmCurve(**self.fp8_gemm.values()) if self.fp8_gemm else None,
+            narrow_gemm=GemmCurve(**self.narrow_gemm.values()) if self.narrow_gemm else None,
             decode_attention=(
                 DecodeAttentionCurve(**self.decode_attention.values()) if self.decode_attention else None
             ),

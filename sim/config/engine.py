@@ -48,6 +48,8 @@ def host_traffic(fit: Fit) -> HostTraffic | None:
         block_size=fit.engine.block_size,
         tensor_parallel_size=fit.tensor_parallel_size,
         layout=BlockLayout(host.layout),
+        draft=fit.draft,
+        draft_tensor_parallel_size=min(fit.draft_tensor_parallel_size, fit.tensor_parallel_size),
     )
     replicas = max(1, fit.gpu.gpus_per_host_link // fit.tensor_parallel_size)
     return HostTraffic(moves, overlaps=host.overlap, replicas_per_link=replicas)

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from sim.config.catalog import load_gpu, load_model
+from sim.config.catalog import load_attention, load_gpu, load_model
 from sim.config.checks import Fit
 from sim.config.engine import beam_law, engine_config, host_traffic, speculation_of
 from sim.config.errors import in_file_order, problem_at, problems_of
@@ -121,6 +121,7 @@ def _compose(file: ExperimentFile, document: Document, path: Path) -> Experiment
         step_times=step_times,
         sampling=file.sampling.value(),
         crosscheck=file.crosscheck.value(),
+        attention=load_attention(str(fit.engine.attention_backend), path.parent),
         fusion=None if file.engine.fusion == "roofline" else Fusion(file.engine.fusion),
         pipeline_parallel_size=fit.pipeline_parallel_size,
         own_files=tuple(own.source for _, own in own_classes(file) if own.source is not None),

@@ -1,6 +1,7 @@
-"""Whether a model can be spread over the GPUs that an experiment asks for.
+"""Whether a model can be spread over the GPUs that an experiment asks for, and priced as the file wants it.
 
-Owns degrees against heads and layers. Refuses to know memory (`sim.config.room`).
+Owns degrees against heads and layers, and what one roofline cannot price. Refuses to know memory
+(`sim.config.room`).
 """
 
 from __future__ import annotations
@@ -34,6 +35,20 @@ def parallelism_faults(
         yield ("speculation", "draft_tensor_parallel_size"), message
     if file.parallelism.pipeline_parallel_size > 1:
         yield from _stage_faults(file, model)
+    if file.engine.fusion == "roofline" and file.step_time is None:
+        yield from _roofline_faults(file, [model] if draft is None else [model, draft])
+
+
+def _roofline_faults(file: ExperimentFile, models: list[ModelShape]) -> Iterator[Fault]:
+    """One roofline is of dense layers on one stage; nothing else would be timed by it."""
+    key, remedy = ("engine", "fusion"), "choose graph, fused or none"
+    for model in models:
+        if model.num_experts or model.latent_size:
+            what = "a mixture of experts" if model.num_experts else "latent attention"
+            yield key, f"roofline prices dense layers only, and {model.name} has {what}: {remedy}"
+    stages = file.parallelism.pipeline_parallel_size
+    if stages > 1:
+        yield key, f"roofline prices one stage only, and pipeline_parallel_size is {stages}: {remedy}"
 
 
 def _stage_faults(file: ExperimentFile, model: ModelShape) -> Iterator[Fault]:

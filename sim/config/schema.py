@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, WithJsonSchema
 
-from sim.config.catalog import WeightType, is_path, load_gpu, load_model
+from sim.config.catalog import WeightType, is_path, load_attention, load_gpu, load_model
 from sim.config.crosscheck import CrosscheckSection
 from sim.config.own import OwnClass
 from sim.config.own_reading import ReadsOwn
@@ -40,7 +40,12 @@ OwnOrder = Annotated[OwnClass, ReadsOwn(WAITING_ORDER)]
 OwnVictims = Annotated[OwnClass, ReadsOwn(VICTIM_CHOICE)]
 OwnScheduler = Annotated[OwnClass, ReadsOwn(SCHEDULER)]
 
-_V1 = {"enable_chunked_prefill": True, "watermark": 0.0, "max_num_batched_tokens": 8192}
+_V1 = {
+    "enable_chunked_prefill": True,
+    "watermark": 0.0,
+    "max_num_batched_tokens": 8192,
+    "attention_backend": "flash_attn",
+}
 RELEASE_RULES: dict[str, dict[str, Any]] = {
     "vllm-0.32": _V1
     | {"full_sequence_gate": True, "exempt_lone_prompt": True, "free_order": "unhashed_first"},
@@ -51,11 +56,34 @@ RELEASE_RULES: dict[str, dict[str, Any]] = {
         "watermark": 0.01,
         "max_paddings": 256,
         "preemption_mode": "by_width",
+        "attention_backend": "paged_attention",
     },
 }
 """What the engine's settings are by default, where releases differ."""
 _LEAST_PROMPT_STEP_TOKENS = 2560
 """Of vLLM 0.2.7: `max_num_batched_tokens` is this, or the longest sequence if that is more."""
+
+
+def _known_model(reference: str, info: ValidationInfo) -> str:
+    reference = _absolute(reference, info)
+    load_model(reference)
+    return reference
+
+
+def _known_gpu(reference: str, info: ValidationInfo) -> str:
+    reference = _absolute(reference, info)
+    load_gpu(reference)
+    return reference
+
+
+def _known_attention(reference: str, info: ValidationInfo) -> str:
+    reference = _absolute(reference, info)
+    load_attention(reference)
+    return reference
+
+
+def _absolute(reference: str, info: ValidationInfo) -> str:
+    return str(expand_path(reference, folder_of(info))) if is_path(reference) else reference
 
 
 class ContinuousSection(Section):
@@ -195,7 +223,14 @@ class EngineSection(Section):
     fusion: Literal["none", "fused", "graph", "roofline"] = Field(
         default="graph",
         description="Step times from the kernels a step launches: each operation its own (none), fused, or "
-        "fused and replayed as a CUDA graph; roofline: one roofline for all linear layers instead.",
+        "fused and replayed as a CUDA graph; roofline: one roofline for all linear layers instead, of dense "
+        "models on one stage.",
+    )
+    attention_backend: Annotated[str, AfterValidator(_known_attention)] | None = Field(
+        default=None,
+        description="Attention kernel, whose reading of small blocks may cost time: flash_attn, flashinfer, "
+        "paged_attention (the paper's of 2023), or path of a YAML file of one's own; left out: the release's "
+        "(flash_attn; vllm-v0: paged_attention).",
     )
     max_horizon: Count | None = Field(
         default=None,
@@ -297,22 +332,6 @@ class ResultsSection(Section):
     """The folder of results."""
 
     dir: str = Field(default="results", description="Folder, relative to where the command is run.")
-
-
-def _known_model(reference: str, info: ValidationInfo) -> str:
-    reference = _absolute(reference, info)
-    load_model(reference)
-    return reference
-
-
-def _known_gpu(reference: str, info: ValidationInfo) -> str:
-    reference = _absolute(reference, info)
-    load_gpu(reference)
-    return reference
-
-
-def _absolute(reference: str, info: ValidationInfo) -> str:
-    return str(expand_path(reference, folder_of(info))) if is_path(reference) else reference
 
 
 def _known_draft(section: SpeculationSection | None, info: ValidationInfo) -> SpeculationSection | None:

@@ -70,12 +70,22 @@ class BlockMoves:
         block_size: int,
         tensor_parallel_size: int = 1,
         layout: BlockLayout = BlockLayout.PER_LAYER,
+        draft: ModelShape | None = None,
+        draft_tensor_parallel_size: int = 1,
     ) -> BlockMoves:
-        """Moves of a model's blocks of `block_size` tokens on one kind of GPU."""
-        share = model.kv_share(tensor_parallel_size)
+        """Moves of a model's blocks of `block_size` tokens on one kind of GPU.
+
+        A block has room for the keys and values of a draft model too, and they travel with it; where that is
+        split over fewer GPUs than the model, the fullest GPU counts.
+        """
+        token_bytes = model.kv_bytes_per_token * model.kv_share(tensor_parallel_size)
+        num_layers = model.num_hidden_layers
+        if draft is not None:
+            token_bytes += draft.kv_bytes_per_token * draft.kv_share(draft_tensor_parallel_size)
+            num_layers += draft.num_hidden_layers
         return cls(
-            block_bytes=model.kv_bytes_per_token * share * block_size,
-            copies_per_block=1 if layout is BlockLayout.WHOLE else 2 * model.num_hidden_layers,
+            block_bytes=token_bytes * block_size,
+            copies_per_block=1 if layout is BlockLayout.WHOLE else 2 * num_layers,
             copy_latency_ns=gpu.host_copy_latency_ns,
             host_bandwidth_bytes_per_s=gpu.achieved_host_bandwidth_bytes_per_s,
             memory_bandwidth_bytes_per_s=gpu.achieved_bandwidth_bytes_per_s,

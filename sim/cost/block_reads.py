@@ -1,19 +1,46 @@
-"""What it costs to read a KV cache in blocks: each block begins anew, so small ones are slow.
+"""`AttentionKernel`: what it costs one to read a KV cache in blocks, where each block begins anew.
 
-PagedAttention's kernel takes 20 to 26 % longer than one on contiguous memory at a block size of 16 (arXiv
-2309.06180, Fig. 18a): as if each block were 3.7 tokens longer. Measured bandwidths of today's kernels are
-those of blocks of 16, so that is where the factor is 1.
+A kernel for which that was measured takes as long as if each block were so many tokens longer; for others it
+is taken to be nothing. Bandwidths of hardware files are those of blocks of 16, so that is where the factor is
+1. Refuses to know which engine has which kernel, and what a kernel computes.
 """
 
 from __future__ import annotations
 
-TOKENS_TO_BEGIN_A_BLOCK = 0.23 * 16
+from dataclasses import dataclass
+
+from sim.cost.hardware import Figure, Source
+
 MEASURED_BLOCK_SIZE = 16
 
 
-def block_read_factor(block_size: int | None) -> float:
-    """Time to read a context in blocks of so many tokens, over that in blocks of 16; None: contiguous."""
-    measured = 1 + TOKENS_TO_BEGIN_A_BLOCK / MEASURED_BLOCK_SIZE
-    if block_size is None:
-        return 1 / measured
-    return (1 + TOKENS_TO_BEGIN_A_BLOCK / block_size) / measured
+@dataclass(frozen=True, slots=True)
+class AttentionKernel:
+    """An attention kernel of the catalogue.
+
+    Attributes:
+        block_begin_tokens: How many tokens longer each block seems to be.
+        source: Where that comes from; `note` says what a reader should know of it.
+    """
+
+    name: str = "flash_attn"
+    block_begin_tokens: float = 0.0
+    source: Source = Source.ASSUMED
+    note: str = ""
+
+    def read_factor(self, block_size: int | None) -> float:
+        """Time to read a context in blocks of so many tokens, over that in blocks of 16; None: contiguous."""
+        measured = 1 + self.block_begin_tokens / MEASURED_BLOCK_SIZE
+        if block_size is None:
+            return 1 / measured
+        return (1 + self.block_begin_tokens / block_size) / measured
+
+    @property
+    def figure(self) -> Figure:
+        """What reports say of it."""
+        quantity = f"{self.block_begin_tokens:g} tokens a block"
+        return Figure(f"attention.block_begin ({self.name})", quantity, self.source, self.note)
+
+
+NOTHING_MEASURED = AttentionKernel()
+"""Blocks of any size are read alike."""

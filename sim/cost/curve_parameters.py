@@ -22,7 +22,7 @@ class Spread:
 
 @dataclass(frozen=True, slots=True)
 class GemmCurve:
-    """Matrix products.
+    """Matrix products of one number type.
 
     Attributes:
         floor_ns: What any product takes. compute_fraction: Of the datasheet's rate, for large products.
@@ -110,9 +110,15 @@ class AllReduceCurve:
 
 @dataclass(frozen=True, slots=True)
 class FittedCurves:
-    """Curves that were fitted to measurements of one device; None where nothing was measured."""
+    """Curves that were fitted to measurements of one device; None where nothing was measured.
+
+    A curve belongs to the number type that was measured: `gemm` and both kinds of attention to 16 bits,
+    `fp8_gemm` to products in 8 bits, `narrow_gemm` to products in 16 bits of weights that are narrower.
+    """
 
     gemm: GemmCurve | None = None
+    fp8_gemm: GemmCurve | None = None
+    narrow_gemm: GemmCurve | None = None
     decode_attention: DecodeAttentionCurve | None = None
     prefill_attention: PrefillAttentionCurve | None = None
     elementwise: ElementwiseCurve | None = None
@@ -121,24 +127,30 @@ class FittedCurves:
 
 @dataclass(frozen=True, slots=True)
 class CurveParameters:
-    """All curves of a device, fitted or taken over."""
+    """All curves of a device, fitted or taken over; `fp8_gemm` and `narrow_gemm` as in `FittedCurves`."""
 
     gemm: GemmCurve
+    fp8_gemm: GemmCurve
+    narrow_gemm: GemmCurve
     decode_attention: DecodeAttentionCurve
     prefill_attention: PrefillAttentionCurve
     elementwise: ElementwiseCurve
     all_reduce: AllReduceCurve
 
 
+_GEMM = GemmCurve(3_309, 0.8431, 0.9005, 1.089, 2.934)
 REFERENCE = CurveParameters(
-    gemm=GemmCurve(3_309, 0.8431, 0.9005, 1.089, 2.934),
+    gemm=_GEMM,
+    fp8_gemm=_GEMM,
+    narrow_gemm=_GEMM,
     decode_attention=DecodeAttentionCurve(11_130, 11.06, 27.77, 0.922, 53.16, 3.771),
-    prefill_attention=PrefillAttentionCurve(10_780, 0.6384, 350.9, 7.578, 5.214),
+    prefill_attention=PrefillAttentionCurve(10_730, 0.638, 348.6, 7.094, 5.115),
     elementwise=ElementwiseCurve(2_450, 0.9),
     all_reduce=AllReduceCurve(7_010, 1_524, 2.683, 4.196e6, ((2, 0.6445), (4, 0.7762), (8, 0.922))),
 )
-"""Fitted to an H100 (its hardware file says to what); elementwise kernels are assumed to stream as well as
-products do, and to take at least what the smallest product takes."""
+"""Fitted to an H100 (its hardware file says to what), in 16 bits: products of other types are taken to reach
+as much of their own rate. Elementwise kernels are assumed to stream as well as products do, and to take at
+least what the smallest product takes."""
 REFERENCE_COMPUTE_EFFICIENCY = 0.84
 REFERENCE_BANDWIDTH_EFFICIENCY = 0.84
 REFERENCE_LINK_LATENCY_NS = 10_000

@@ -6,7 +6,8 @@ shape, and the answer has that shape. All of one GPU: with tensor parallelism, g
 
     product            floor + (compute^s + memory^s + serial^s)^(1/s)
     decode attention   floor + max(first tiles, streams + context * (read or compute))
-    prompt attention   floor + compute(pairs + edges) + serial(longest context) + KV passes
+    prompt attention   floor + compute(pairs + edges) + serial(longest context) + KV passes; chunks of few
+                       tokens, and those beside decoding sequences: `sim.cost.step_attention`
     elementwise        floor + bytes / bandwidth
     all-reduce         floor(GPUs) * (1 + factor * bytes / (bytes + large)) + bytes over the link
     send               the floor of an all-reduce of two GPUs + bytes over the link
@@ -34,17 +35,17 @@ from sim.cost.curve_parameters import (
     AllReduceCurve,
     CurveParameters,
     ElementwiseCurve,
+    GemmCurve,
 )
 from sim.cost.hardware import Gpu
+from sim.cost.step_attention import STREAMS_PER_KV_HEAD, StepAttention, prompt_share
 
 Numbers = float | NDArray[Any]
 Times = NDArray[np.float64]
 """Nanoseconds."""
 
 _NS_PER_S = 1e9
-_BYTES_PER_ACTIVATION = 2
-_STREAMS_PER_KV_HEAD = 16
-"""A KV head of few sequences is split over so many streams at most, as FlashAttention 3 does it."""
+_BYTES_IN_16_BITS = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,21 +77,24 @@ class DeviceCurves:
     Attributes:
         flops_per_s: Datasheet rate of 16-bit products. memory_bytes_per_s, link_bytes_per_s: Datasheet
             bandwidths, one direction.
+        block_read_factor: Time to read a context in its blocks, over that in blocks of the measured size.
     """
 
     flops_per_s: float
     memory_bytes_per_s: float
     link_bytes_per_s: float
     parameters: CurveParameters
+    block_read_factor: float = 1.0
 
     @classmethod
-    def of(cls, gpu: Gpu) -> DeviceCurves:
+    def of(cls, gpu: Gpu, block_read_factor: float = 1.0) -> DeviceCurves:
         """The curves of a GPU: its own where it has any, or those taken over from an H100."""
         return cls(
             flops_per_s=gpu.compute_flops_per_s,
             memory_bytes_per_s=gpu.memory_bandwidth_bytes_per_s,
             link_bytes_per_s=gpu.peer_bandwidth_bytes_per_s,
             parameters=curve_parameters(gpu),
+            block_read_factor=block_read_factor,
         )
 
     def gemm_ns(
@@ -98,25 +102,34 @@ class DeviceCurves:
         m: Numbers,
         n: Numbers,
         k: Numbers,
-        *,
-        bytes_per_weight: float = 2,
-        peak_flops_per_s: float | None = None,
     ) -> Times:
-        """Product of activations [m, k] in 16 bits and weights [k, n]; m, n, k at least 1.
-
-        `bytes_per_weight` has the scales of quantised weights in it; `peak_flops_per_s` is the datasheet's
-        rate of the arithmetic, None the 16-bit rate.
-        """
+        """Product of activations [m, k] and weights [k, n] in 16 bits; m, n, k at least 1."""
         m, n, k = (np.asarray(size, dtype=np.float64) for size in (m, n, k))
-        num_bytes = bytes_per_weight * n * k + _BYTES_PER_ACTIVATION * (m * k + m * n)
-        return self.product_ns(2 * m * n * k, num_bytes, k, peak_flops_per_s=peak_flops_per_s)
+        num_bytes = _BYTES_IN_16_BITS * (n * k + m * k + m * n)
+        return self.product_ns(2 * m * n * k, num_bytes, k)
+
+    def fp8_gemm_ns(self, m: Numbers, n: Numbers, k: Numbers, peak_flops_per_s: float | None) -> Times:
+        """The same in 8 bits, results in 16."""
+        m, n, k = (np.asarray(size, dtype=np.float64) for size in (m, n, k))
+        num_bytes = n * k + _BYTES_IN_16_BITS * (m * k + m * n)  # activations as the kernel list counts them
+        curve = self.parameters.fp8_gemm
+        return self.product_ns(2 * m * n * k, num_bytes, k, curve=curve, peak_flops_per_s=peak_flops_per_s)
 
     def product_ns(
-        self, num_flops: Numbers, num_bytes: Numbers, depth: Numbers, *, peak_flops_per_s: float | None = None
+        self,
+        num_flops: Numbers,
+        num_bytes: Numbers,
+        depth: Numbers,
+        *,
+        curve: GemmCurve | None = None,
+        peak_flops_per_s: float | None = None,
     ) -> Times:
-        """One kernel of matrix products, say of several experts: all work, all bytes, inner dimension."""
-        curve, s = self.parameters.gemm, self.parameters.gemm.sharpness
-        peak = self.flops_per_s if peak_flops_per_s is None else peak_flops_per_s
+        """One kernel of matrix products, say of several experts: all work, all bytes, inner dimension.
+
+        `curve` is that of a number type and `peak_flops_per_s` the datasheet's rate of it; None: of 16 bits.
+        """
+        curve = self.parameters.gemm if curve is None else curve
+        peak, s = self.flops_per_s if peak_flops_per_s is None else peak_flops_per_s, curve.sharpness
         compute = np.asarray(num_flops, dtype=np.float64) * (_NS_PER_S / (peak * curve.compute_fraction))
         memory = np.asarray(num_bytes, dtype=np.float64) * (
             _NS_PER_S / (self.memory_bytes_per_s * curve.bandwidth_fraction)
@@ -146,11 +159,15 @@ class DeviceCurves:
     def _decode_line(self, num_seqs: Times, shape: AttentionShape) -> tuple[Times, Times]:
         curve = self.parameters.decode_attention
         base = curve.floor_ns + curve.stream_ns * num_seqs * shape.num_kv_heads
-        streams = shape.num_kv_heads * np.maximum(num_seqs, _STREAMS_PER_KV_HEAD)
+        streams = shape.num_kv_heads * np.maximum(num_seqs, STREAMS_PER_KV_HEAD)
         starved = (1 + (curve.saturating_streams / streams) ** curve.sharpness) ** (1 / curve.sharpness)
-        bandwidth = self.memory_bytes_per_s * curve.bandwidth_fraction
-        read = shape.kv_bytes_per_token * _NS_PER_S / bandwidth * starved
+        read = self._read_ns(shape.kv_bytes_per_token) * starved
         return base, np.maximum(read, shape.flops_per_pair * self._attention_ns_per_flop)
+
+    def _read_ns(self, num_bytes: Numbers) -> Numbers:
+        """Reading keys and values once, by a saturated device, in its blocks; never beyond the datasheet."""
+        reached = self.parameters.decode_attention.bandwidth_fraction / self.block_read_factor
+        return num_bytes * (_NS_PER_S / (self.memory_bytes_per_s * min(reached, 1.0)))
 
     @property
     def _attention_ns_per_flop(self) -> float:
@@ -159,46 +176,40 @@ class DeviceCurves:
     def prefill_attention_ns(
         self, num_new: Numbers, num_computed: Numbers, shape: AttentionShape, *, num_chunks: Numbers = 1
     ) -> Times:
-        """Causal attention of one kernel: equal chunks, over what is computed of each and themselves."""
-        curve = self.parameters.prefill_attention
+        """Causal attention of one kernel: equal chunks, over what is computed of each and themselves.
+
+        `StepAttention.ns` of such chunks, for many sizes at once.
+        """
         new = np.asarray(num_new, dtype=np.float64)
         context = new + np.asarray(num_computed, dtype=np.float64)
-        work = num_chunks * self._chunk_work_ns(new, context, shape)
-        time: Times = curve.floor_ns + work + self._serial_ns(context)
+        line, share = self.step_attention(shape), prompt_share(new)
+        more = (new - 1) * (context - new / 2 + line.edge_tokens)
+        computing = line.pair_ns * (context + more)
+        passes = computing + line.pair_ns * line.edge_tokens + line.pass_ns * context
+        beyond = share * np.maximum(passes - line.read_ns * context, computing)
+        _, slope = self._decode_line(np.asarray(num_chunks, dtype=np.float64), shape)
+        rows = np.maximum(slope * context, line.pair_ns * (context + (1 - share) * more))
+        prompt_floor = line.prompt_floor_ns + line.serial_ns * (context + line.edge_tokens)
+        floor = line.floor_ns + share * np.maximum(prompt_floor - line.floor_ns, 0.0)
+        time: Times = floor + num_chunks * (line.seq_ns + rows + beyond)
         return time
 
-    def prefill_attention_batch_ns(
-        self, num_new: Numbers, num_computed: Numbers, shape: AttentionShape
-    ) -> float:
-        """The same for unlike chunks [num_chunks]: their work adds up, and the longest context is walked."""
-        new = np.atleast_1d(np.asarray(num_new, dtype=np.float64))
-        context = new + np.asarray(num_computed, dtype=np.float64)
-        work = float(self._chunk_work_ns(new, context, shape).sum())
-        floor_ns = self.parameters.prefill_attention.floor_ns
-        return floor_ns + work + float(self._serial_ns(context).max())
-
-    def prompt_attention_line(self, shape: AttentionShape) -> PromptAttentionLine:
-        """`prefill_attention_batch_ns` as coefficients."""
-        curve = self.parameters.prefill_attention
-        per_pair = float(shape.flops_per_pair * self._attention_ns_per_flop)
-        moving = float(shape.kv_bytes_per_token * curve.kv_passes) * _NS_PER_S / self.memory_bytes_per_s
-        floor = curve.floor_ns + curve.edge_tokens * curve.serial_ns_per_token
-        return PromptAttentionLine(
-            floor, per_pair, curve.edge_tokens * per_pair, moving, curve.serial_ns_per_token
+    def step_attention(self, shape: AttentionShape) -> StepAttention:
+        """Decoding sequences and chunks of one layer, in closed form; of arrays of shapes, arrays."""
+        decode, prompt = self.parameters.decode_attention, self.parameters.prefill_attention
+        kv_bytes, heads = shape.kv_bytes_per_token, shape.num_kv_heads
+        return StepAttention(
+            floor_ns=decode.floor_ns,
+            prompt_floor_ns=prompt.floor_ns,
+            seq_ns=_like(decode.stream_ns * heads),
+            read_ns=_like(self._read_ns(kv_bytes)),
+            pair_ns=_like(shape.flops_per_pair * self._attention_ns_per_flop),
+            starving=_like(decode.saturating_streams / heads),
+            sharpness=decode.sharpness,
+            edge_tokens=prompt.edge_tokens,
+            serial_ns=prompt.serial_ns_per_token,
+            pass_ns=_like(kv_bytes * (prompt.kv_passes * _NS_PER_S / self.memory_bytes_per_s)),
         )
-
-    def _chunk_work_ns(self, new: Times, context: Times, shape: AttentionShape) -> Times:
-        curve = self.parameters.prefill_attention
-        num_pairs = new * (context - (new - 1) / 2) + new * curve.edge_tokens
-        compute = num_pairs * shape.flops_per_pair * self._attention_ns_per_flop
-        moving = context * shape.kv_bytes_per_token * curve.kv_passes * _NS_PER_S / self.memory_bytes_per_s
-        work: Times = compute + moving
-        return work
-
-    def _serial_ns(self, context: Times) -> Times:
-        curve = self.parameters.prefill_attention
-        serial: Times = (context + curve.edge_tokens) * curve.serial_ns_per_token
-        return serial
 
     def elementwise_ns(self, num_bytes: Numbers) -> Times:
         """A kernel that reads and writes `num_bytes` in all and computes next to nothing."""
@@ -227,21 +238,9 @@ class DeviceCurves:
         return time
 
 
-@dataclass(frozen=True, slots=True)
-class PromptAttentionLine:
-    """Prompt attention of one layer in closed form, for single steps in plain Python.
-
-        floor + sum over chunks of (pairs * per_pair + tokens * per_token + context * per_context)
-              + longest context * per_longest
-
-    All in nanoseconds.
-    """
-
-    floor_ns: float
-    per_pair_ns: float
-    per_token_ns: float
-    per_context_ns: float
-    per_longest_ns: float
+def _like(value: Numbers) -> Any:
+    """A plain number where it is one, for steps in plain Python."""
+    return value if isinstance(value, np.ndarray) and value.ndim else float(value)
 
 
 def _link_fraction(curve: AllReduceCurve, num_gpus: int) -> float:
@@ -251,10 +250,13 @@ def _link_fraction(curve: AllReduceCurve, num_gpus: int) -> float:
 
 
 def curve_parameters(gpu: Gpu) -> CurveParameters:
-    """Each curve of a GPU: as fitted where it was measured, else taken over."""
+    """Each curve of a GPU: as fitted where it was measured, else taken over, or products from 16 bits."""
     other, own = taken_over(gpu), gpu.curves
+    gemm = own.gemm or other.gemm
     return CurveParameters(
-        gemm=own.gemm or other.gemm,
+        gemm=gemm,
+        fp8_gemm=own.fp8_gemm or gemm,
+        narrow_gemm=own.narrow_gemm or gemm,
         decode_attention=own.decode_attention or other.decode_attention,
         prefill_attention=own.prefill_attention or other.prefill_attention,
         elementwise=own.elementwise or other.elementwise,
@@ -270,12 +272,15 @@ def taken_over(gpu: Gpu) -> CurveParameters:
     gemm, decode, prefill = REFERENCE.gemm, REFERENCE.decode_attention, REFERENCE.prefill_attention
     reduce = REFERENCE.all_reduce
     links = reduce.link_fractions if gpu.link_bandwidth_bytes_per_s else reduce.link_fractions[:1]
+    product = replace(
+        gemm,
+        compute_fraction=min(1.0, gemm.compute_fraction * compute),
+        bandwidth_fraction=min(1.0, gemm.bandwidth_fraction * memory),
+    )
     return CurveParameters(
-        gemm=replace(
-            gemm,
-            compute_fraction=min(1.0, gemm.compute_fraction * compute),
-            bandwidth_fraction=min(1.0, gemm.bandwidth_fraction * memory),
-        ),
+        gemm=product,
+        fp8_gemm=product,
+        narrow_gemm=product,
         decode_attention=replace(decode, bandwidth_fraction=min(1.0, decode.bandwidth_fraction * memory)),
         prefill_attention=replace(prefill, compute_fraction=min(1.0, prefill.compute_fraction * compute)),
         elementwise=ElementwiseCurve(

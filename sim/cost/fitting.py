@@ -23,6 +23,7 @@ _LINEAR_BEYOND = 0.1
 _LEAST_POINTS = 20
 _DOMAINS = {
     TableKind.GEMM: "n, k from 1,024",
+    TableKind.FP8_GEMM: "n, k from 1,024",
     TableKind.DECODE_ATTENTION: "all sizes",
     TableKind.PREFILL_ATTENTION: "lengths from 1,024",
     TableKind.ALL_REDUCE: "all sizes",
@@ -48,6 +49,8 @@ def fit(table: KernelTable, gpu: Gpu) -> Any:
     from scipy.optimize import least_squares
 
     points = table.rows(in_domain(table))
+    if table.kind is TableKind.FP8_GEMM and gpu.fp8_flops_per_s is None:
+        raise ValueError(f"products in 8 bits, and the file of {gpu.name} has no fp8_compute")
     if len(points) < _LEAST_POINTS:
         raise ValueError(f"{len(points)} points of {_DOMAINS[table.kind]}; a fit takes {_LEAST_POINTS}")
     start = _start(points)
@@ -66,7 +69,7 @@ def in_domain(table: KernelTable) -> NDArray[np.bool_]:  # [num_rows]
     """Rows that a fit looks at."""
     columns = table.columns
     match table.kind:
-        case TableKind.GEMM:
+        case TableKind.GEMM | TableKind.FP8_GEMM:
             return (columns["n"] >= 1024) & (columns["k"] >= 1024)
         case TableKind.PREFILL_ATTENTION:
             return columns["isl"] >= 1024
@@ -97,6 +100,8 @@ def predict_ns(table: KernelTable, gpu: Gpu, curve: Any) -> NDArray[np.float64]:
     match table.kind:
         case TableKind.GEMM:
             return device.gemm_ns(columns["m"], columns["n"], columns["k"])
+        case TableKind.FP8_GEMM:
+            return device.fp8_gemm_ns(columns["m"], columns["n"], columns["k"], gpu.fp8_flops_per_s)
         case TableKind.DECODE_ATTENTION:
             batch = columns["batch_size"]
             return device.decode_attention_ns(batch, batch * columns["context_len"], _shape(table))

@@ -25,13 +25,21 @@ class TableKind(Enum):
     """What was measured; the name is that of the curve."""
 
     GEMM = "gemm"
+    FP8_GEMM = "fp8_gemm"
     DECODE_ATTENTION = "decode_attention"
     PREFILL_ATTENTION = "prefill_attention"
     ALL_REDUCE = "all_reduce"
 
 
+_PRODUCTS = {
+    **dict.fromkeys(("half", "float16", "fp16", "bfloat16", "bf16"), TableKind.GEMM),
+    **dict.fromkeys(("fp8", "float8", "float8_e4m3fn"), TableKind.FP8_GEMM),
+}
+"""Number types of products, where a table names them (`dtype`), and the curve they are points of."""
+
 _COLUMNS = {
     TableKind.GEMM: ("m", "n", "k"),
+    TableKind.FP8_GEMM: ("m", "n", "k"),
     TableKind.DECODE_ATTENTION: ("batch_size", "num_heads", "num_kv_heads", "head_dim", "context_len"),
     TableKind.PREFILL_ATTENTION: ("batch_size", "isl", "num_heads", "num_kv_heads", "head_dim"),
     TableKind.ALL_REDUCE: ("num_gpus", "message_size"),
@@ -74,6 +82,8 @@ def read_table(path: Path) -> KernelTable:
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise ConfigError([Problem(str(path), "", f"cannot be read: {error}")]) from error
     kind = _kind_of(path, reader.fieldnames or ())
+    if kind is TableKind.GEMM and "dtype" in (reader.fieldnames or ()):
+        kind = _products_of(path, rows)
     if kind is TableKind.ALL_REDUCE:
         rows = [(line, row) for line, row in rows if row.get("op", "all_reduce") == "all_reduce"]
     if not rows:
@@ -106,6 +116,21 @@ def _kind_of(path: Path, names: object) -> TableKind:
     raise ConfigError(
         [Problem(str(path), "", f"is no table of a known kind; columns are one of: {forms}", 1)]
     )
+
+
+def _products_of(path: Path, rows: list[tuple[int, dict[str, str]]]) -> TableKind:
+    """Which curve products are points of: those of two number types are of none."""
+    kind = TableKind.GEMM
+    for place, (line, row) in enumerate(rows):
+        found = _PRODUCTS.get(str(row["dtype"]).lower())
+        if found is None:
+            known = ", ".join(_PRODUCTS)
+            raise ConfigError([Problem(str(path), "dtype", f"'{row['dtype']}' is not one of {known}", line)])
+        if place and found is not kind:
+            message = f"'{row['dtype']}' in a table of another number type: fit each by itself"
+            raise ConfigError([Problem(str(path), "dtype", message, line)])
+        kind = found
+    return kind
 
 
 def _number(path: Path, line: int, row: dict[str, str], name: str) -> float:

@@ -7,7 +7,7 @@ longer, computing or moving bytes:
 
     linear layers      all weights read once, new KV written     |  2 FLOPs a weight and token
     decode attention   each context's KV read                    |  4 FLOPs a head channel and token pair
-    prompt attention   the same for each chunk, causal within it
+    prompt attention   the same for each chunk, causal within it: its context is read once
     all-reduce         two a layer where a model is split over GPUs
     overhead           a fixed time a step
 
@@ -27,7 +27,7 @@ from itertools import accumulate
 import numpy as np
 
 from sim.core.step import ScheduledSequence, StepPlan
-from sim.cost.block_reads import block_read_factor
+from sim.cost.block_reads import NOTHING_MEASURED, AttentionKernel
 from sim.cost.hardware import Gpu
 from sim.cost.model import BYTES_PER_WEIGHT, ModelShape
 
@@ -48,11 +48,18 @@ class RooflineCost:
         "_layer_flop_ns_per_token",
         "_ns_per_context_token",
         "_pair_flop_ns",
+        "_read_ns",
         "_weights_ns",
     )
 
     def __init__(
-        self, model: ModelShape, gpu: Gpu, *, tensor_parallel_size: int = 1, block_size: int | None = 16
+        self,
+        model: ModelShape,
+        gpu: Gpu,
+        *,
+        tensor_parallel_size: int = 1,
+        block_size: int | None = 16,
+        attention: AttentionKernel = NOTHING_MEASURED,
     ) -> None:
         num_layers = model.num_hidden_layers
         layer_parameters = num_layers * model.num_parameters_per_layer
@@ -68,8 +75,9 @@ class RooflineCost:
         self._head_flop_ns_per_token = 2 * model.num_head_parameters * ns_per_flop
         self._kv_ns_per_token = model.kv_bytes_per_token * model.kv_share(tensor_parallel_size) * ns_per_byte
         self._pair_flop_ns = model.attention_flops_per_token_pair * ns_per_flop
-        read_ns = self._kv_ns_per_token * block_read_factor(block_size)
-        self._ns_per_context_token = max(read_ns, self._pair_flop_ns)
+        factor = max(attention.read_factor(block_size), gpu.bandwidth_efficiency_fraction)  # of the datasheet
+        self._read_ns = self._kv_ns_per_token * factor
+        self._ns_per_context_token = max(self._read_ns, self._pair_flop_ns)
         self._fixed_ns = float(max(gpu.step_overhead_ns, 1))
         self._all_reduce_ns_per_token = 0.0
         if tensor_parallel_size > 1:
@@ -122,5 +130,7 @@ class RooflineCost:
             num_tokens += count
             num_sampled += chunk.yields_token * (1 + chunk.num_draft_tokens)
             num_pairs = count * computed + count * (count + 1) // 2
-            attention += max(num_pairs * self._pair_flop_ns, (computed + count) * self._kv_ns_per_token)
+            paged = computed + 1 if computed else 0  # a prompt from its start has its keys and values at hand
+            reading = paged * self._read_ns + (computed + count - paged) * self._kv_ns_per_token
+            attention += max(num_pairs * self._pair_flop_ns, reading)
         return self._base_ns(num_tokens, num_sampled) + attention

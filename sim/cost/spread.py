@@ -7,6 +7,7 @@ that range becomes a faster and a slower GPU, or cost model. Refuses to guess wh
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import fields, replace
 from itertools import accumulate
 from typing import Any
@@ -25,13 +26,24 @@ def range_of(spread: Spread) -> tuple[float, float]:
     return 1 / (1 + p), 1 / (1 - p) if p < 1 else float("inf")
 
 
-def moved_curves(curves: FittedCurves, *, slower: bool) -> FittedCurves:
-    """Each curve that has a spread with all its times at that end of their range; others as they are."""
+def moved_curves(curves: FittedCurves, *, slower: bool, names: Collection[str] | None = None) -> FittedCurves:
+    """Each curve that has a spread with all its times at that end of their range; others as they are.
+
+    Products of other number types than 16 bits were not measured with it: they stay where they were scaled.
+
+    Args:
+        curves: Of one device.
+        slower: Which end.
+        names: Of the curves to move; None: all.
+    """
     moved: dict[str, Any] = {}
     for field in fields(curves):
         curve = getattr(curves, field.name)
-        if curve is not None and curve.spread is not None:
+        if curve is not None and curve.spread is not None and (names is None or field.name in names):
             moved[field.name] = _times(curve, range_of(curve.spread)[slower])
+    if "gemm" in moved:
+        scaled = [name for name in ("fp8_gemm", "narrow_gemm") if getattr(curves, name) is None]
+        moved |= {name: replace(curves.gemm, spread=None) for name in scaled}  # type: ignore[type-var]
     return replace(curves, **moved)
 
 

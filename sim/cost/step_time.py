@@ -16,7 +16,7 @@ How often batches could follow each other, one in each stage, is `slowest_stage_
 prints it, no run does that.
 
 Hot path: kernels that depend on the number of tokens only are summed in a table, grown by doubling; attention
-is a line for each batch size, or a few products for each chunk, in plain Python. A step is
+is a line for each batch size, or a few products for each chunk, in plain Python. A step without chunks is
 `max(base + slope * context, floor)` in double precision, in Python and in numpy by the same IEEE operations,
 so a horizon is its steps one by one, to the bit. `device_ns` and `host_ns` are the slow way to the same.
 """
@@ -28,7 +28,8 @@ from itertools import accumulate
 import numpy as np
 
 from sim.core.compiling import mypyc_attr
-from sim.core.step import ScheduledSequence, StepPlan
+from sim.core.step import StepPlan
+from sim.cost.block_reads import NOTHING_MEASURED, AttentionKernel
 from sim.cost.curves import Times
 from sim.cost.hardware import Gpu
 from sim.cost.kernel_clock import KernelClock
@@ -46,6 +47,7 @@ class KernelCost:
     """Step times of one model on one kind of GPU."""
 
     __slots__ = (
+        "_attention",
         "_attention_lines",
         "_clock",
         "_decode_extra",
@@ -56,7 +58,6 @@ class KernelCost:
         "_launch_ns",
         "_num_layers",
         "_overlaps_host",
-        "_prompt",
         "_prompt_extra",
         "_prompt_launches",
         "_sampling_launches",
@@ -75,6 +76,7 @@ class KernelCost:
         tensor_parallel_size: int = 1,
         pipeline_parallel_size: int = 1,
         block_size: int | None = 16,
+        attention: AttentionKernel = NOTHING_MEASURED,
         fusion: Fusion = Fusion.GRAPH,
         overlaps_host: bool = False,
         packs_query_heads: bool = True,
@@ -83,7 +85,7 @@ class KernelCost:
         self.kernels = KernelList(
             model, fusion, tensor_parallel_size, pipeline_parallel_size, packs_query_heads
         )
-        self._clock = KernelClock.of(self.kernels, gpu, block_size)
+        self._clock = KernelClock.of(self.kernels, gpu, attention.read_factor(block_size))
         self._num_layers = model.num_hidden_layers
         self._set_host(gpu)
         self._set_attention()
@@ -103,7 +105,7 @@ class KernelCost:
     def _set_attention(self) -> None:
         """Coefficients of attention, and how many kernels each part of a step is."""
         kernels, shape = self.kernels, self.kernels.attention
-        self._prompt = self._clock.curves.prompt_attention_line(shape)
+        self._attention = self._clock.curves.step_attention(shape)
         decode, prompt = kernels.decode_attention(1, 1), kernels.prompt_attention(((1, 0, 1),))
         self._token_launches = _num_launches(kernels.per_token(1))
         self._sampling_launches = _num_launches(kernels.sampling(1))
@@ -133,10 +135,10 @@ class KernelCost:
         """End of each step of a plan, counted from its start."""
         num_decodes, context, horizon = plan.num_decode_seqs, plan.decode_context_tokens, plan.horizon
         if plan.chunks:
-            base, slope, floor = self._line_with_chunks(num_decodes, plan.chunks)
-        else:
-            line = self._decode_lines.get(num_decodes)
-            base, slope, floor = self._remember_line(num_decodes) if line is None else line
+            steps = (self._with_chunks_ns(plan, context + num_decodes * step) for step in range(horizon))
+            return list(accumulate(int(step_ns + 0.5) for step_ns in steps))
+        line = self._decode_lines.get(num_decodes)
+        base, slope, floor = self._remember_line(num_decodes) if line is None else line
         if horizon == 1:
             return [int(max(slope * context + base, floor) + 0.5)]
         if horizon < _LONG_HORIZON:
@@ -154,6 +156,11 @@ class KernelCost:
     def timed_kernels(self, batch: Batch) -> list[tuple[Kernel, float]]:
         """Each kernel of a batch with the time of one launch."""
         return [(kernel, float(self._clock.kernel_ns(kernel, batch))) for kernel in self.kernels.of(batch)]
+
+    def peak_flops_per_s(self, kernel: Kernel) -> float:
+        """Datasheet rate of a kernel's arithmetic."""
+        clock = self._clock
+        return clock.product_flops_per_s if kernel.quantised else clock.curves.flops_per_s
 
     def host_ns(self, batch: Batch) -> float:
         """What launching takes the host; hidden where the device takes longer."""
@@ -177,55 +184,47 @@ class KernelCost:
         return once + max(in_layers * max(stages), in_layers * stages[-1] + ends)
 
     def _remember_line(self, num_decodes: int) -> tuple[float, float, float]:
-        line = self._line(num_decodes, num_decodes, num_decodes, num_decodes, 0.0, 0)
+        fixed, slope = self._decode_attention_line(num_decodes) if num_decodes else (0.0, 0.0)
+        base, floor = self._beside_attention_ns(num_decodes, num_decodes, num_decodes, 0)
+        line = base + fixed, slope, floor
         self._decode_lines[num_decodes] = line
         return line
 
-    def _line_with_chunks(
-        self, num_decodes: int, chunks: tuple[ScheduledSequence, ...]
-    ) -> tuple[float, float, float]:
-        new_tokens = pairs = masked_pairs = contexts = longest = 0
+    def _with_chunks_ns(self, plan: StepPlan, context: int) -> float:
+        """One step with chunks; `context` is what its decoding sequences attend to."""
+        num_decodes, chunks = plan.num_decode_seqs, plan.chunks
+        new_tokens = masked_pairs = 0
         num_sampled = num_decodes
+        sizes = []
         for chunk in chunks:
             count, computed = chunk.num_tokens, chunk.num_computed_tokens
-            context = count + computed
+            sizes.append((count, computed))
             new_tokens += count
-            contexts += context
-            longest = max(longest, context)
-            pairs += count * computed + count * (count + 1) // 2
-            masked_pairs += count * context
-            num_sampled += chunk.yields_token * (1 + chunk.num_draft_tokens)
-        prompt, extra = self._prompt, self._prompt_extra
-        fused = prompt.floor_ns + pairs * prompt.per_pair_ns + new_tokens * prompt.per_token_ns
-        fused += contexts * prompt.per_context_ns + longest * prompt.per_longest_ns
-        attention = self._num_layers * (fused + extra[0] + masked_pairs * extra[1])
-        num_seqs = num_decodes + len(chunks)
-        return self._line(
-            num_decodes, num_decodes + new_tokens, num_sampled, num_seqs, attention, self._prompt_launches
-        )
-
-    def _line(
-        self,
-        num_decodes: int,
-        num_tokens: int,
-        num_sampled: int,
-        num_seqs: int,
-        attention_ns: float,
-        launches: int,
-    ) -> tuple[float, float, float]:
-        """Base, slope and floor of a step, for any context of its decoding sequences."""
-        base, slope = self._per_token_ns(num_tokens) + attention_ns, 0.0
-        launches += self._token_launches
+            masked_pairs += count * (count + computed)
+            if chunk.yields_token:
+                num_sampled += 1 + chunk.num_draft_tokens
+        attention = self._attention.ns(num_decodes, context, sizes)
+        attention += self._prompt_extra[0] + masked_pairs * self._prompt_extra[1]
         if num_decodes:
-            fixed, slope = self._decode_attention_line(num_decodes)
-            base += fixed
-            launches += self._decode_launches
+            attention += self._decode_extra[0] + context * self._decode_extra[1]
+        base, floor = self._beside_attention_ns(
+            num_decodes + new_tokens, num_sampled, num_decodes, len(chunks)
+        )
+        return max(base + self._num_layers * attention, floor)
+
+    def _beside_attention_ns(
+        self, num_tokens: int, num_sampled: int, num_decodes: int, num_chunks: int
+    ) -> tuple[float, float]:
+        """What a step takes but for attention, and what it takes at least, by its host."""
+        base, launches = self._per_token_ns(num_tokens), self._token_launches
+        launches += self._decode_launches if num_decodes else 0
+        launches += self._prompt_launches if num_chunks else 0
         if num_sampled:
             base += self._per_sampled_ns(num_sampled)
             launches += self._sampling_launches
         host = self._graph_ns + self._launch_ns * launches
-        overhead = self._fixed_ns + self._seq_ns * num_seqs
-        return base if self._overlaps_host else base + overhead, slope, host + overhead
+        overhead = self._fixed_ns + self._seq_ns * (num_decodes + num_chunks)
+        return base if self._overlaps_host else base + overhead, host + overhead
 
     def _decode_attention_line(self, num_decodes: int) -> tuple[float, float]:
         """All layers; every kernel of it is a line in the context."""

@@ -55,7 +55,7 @@ def regions(kind: TableKind, table: KernelTable) -> dict[str, NDArray[np.bool_]]
     """Parts of a table that have a row of their own; the first is the one with a goal."""
     columns = table.columns
     match kind:
-        case TableKind.GEMM:
+        case TableKind.GEMM | TableKind.FP8_GEMM:
             large = (columns["n"] >= 4096) & (columns["k"] >= 4096)
             return {
                 "products, n and k from 4,096": large,

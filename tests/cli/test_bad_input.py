@@ -211,7 +211,7 @@ DOES_NOT_SUIT: dict[str, tuple[bytes, tuple[str, ...]]] = {
         (
             "bad.yaml:2:8: model: llama-3-70b does not fit a100-80gb-sxm: 141.1 GB of weights",
             "short by 67.31 GB (would do: tensor_parallel_size 2, or pipeline_parallel_size 2, or ",
-            "or quantization int4, or hardware mi300x)",
+            "or quantization int4, or hardware b200)",
         ),
     ),
     "impossible bandwidth": (

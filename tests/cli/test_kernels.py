@@ -72,3 +72,13 @@ def test_the_slowest_stage_is_said_where_there_are_stages(config: str) -> None:
     assert "slowest" not in pagecast(*arguments).stdout
     split = pagecast(*arguments, "--set", "parallelism.pipeline_parallel_size=4").stdout
     assert "slowest of 4 stages" in " ".join(split.split())
+
+
+def test_a_step_that_verifies_drafts_is_shown_beside_the_one_without(config: str) -> None:
+    printed = pagecast("kernels", config, "--decodes", "16", "--context", "2000", "--verify", "4").stdout
+    assert "80 tokens" in printed
+    said = printed.splitlines()[-1]
+    assert said.startswith("verifying takes 1.")
+    assert 1 < float(said.split()[2]) < 1.25
+    assert "verifying" not in pagecast("kernels", config, "--decodes", "16").stdout
+    assert "there are none" in refused("kernels", config, "--decodes", "0", "--verify", "4", "--tokens", "9")

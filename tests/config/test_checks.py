@@ -57,13 +57,13 @@ def test_a_model_that_does_not_fit_says_by_how_much_and_what_would(path: Path) -
     assert faults(path, "model=llama-3-70b") == (
         "--set model: llama-3-70b does not fit a100-80gb-sxm: 141.1 GB of weights and 3.5 GB reserved leave "
         "no KV block in the 77.3 GB that the engine may use; short by 67.31 GB (would do: "
-        "tensor_parallel_size 2, or pipeline_parallel_size 2, or quantization int4, or hardware mi300x)"
+        "tensor_parallel_size 2, or pipeline_parallel_size 2, or quantization int4, or hardware b200)"
     )
     for remedy in (
         "parallelism.tensor_parallel_size=2",
         "parallelism.pipeline_parallel_size=2",
         "engine.quantization=int4",
-        "hardware=mi300x",
+        "hardware=b200",
     ):
         assert load_experiment(path, ["model=llama-3-70b", remedy])
 

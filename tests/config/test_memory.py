@@ -225,3 +225,26 @@ def test_a_draft_keeps_its_own_weights(v1: Path) -> None:
     assert speculation is not None
     assert speculation.draft is not None
     assert speculation.draft.bytes_per_weight == 2
+
+
+def test_blocks_that_are_offloaded_carry_the_draft_model_s_keys_and_values(v1: Path) -> None:
+    target, draft = load_model("qwen3-14b"), load_model("qwen3-0.6b")
+    overrides = ["model=qwen3-14b", "offload={space: 8 GiB}"]
+    alone = load_experiment(v1, overrides).traffic
+    both = load_experiment(v1, [*overrides, SPECULATION % "qwen3-0.6b"]).traffic
+    assert alone is not None
+    assert both is not None
+    assert isinstance(alone.moves, BlockMoves)
+    assert isinstance(both.moves, BlockMoves)
+    assert alone.moves.block_bytes == 16 * target.kv_bytes_per_token
+    assert both.moves.block_bytes == 16 * (target.kv_bytes_per_token + draft.kv_bytes_per_token)
+    assert both.moves.host_ns(1_000) > 1.5 * alone.moves.host_ns(1_000)
+    split = [*overrides, SPECULATION % "qwen3-0.6b", "parallelism.tensor_parallel_size=2"]
+    halves = load_experiment(v1, split).traffic
+    assert halves is not None
+    assert isinstance(halves.moves, BlockMoves)
+    assert halves.moves.block_bytes == both.moves.block_bytes / 2
+    pieces = load_experiment(v1, [*overrides, SPECULATION % "qwen3-0.6b", "offload.layout=per_layer"]).traffic
+    assert pieces is not None
+    assert isinstance(pieces.moves, BlockMoves)
+    assert pieces.moves.copies_per_block == 2 * (target.num_hidden_layers + draft.num_hidden_layers)

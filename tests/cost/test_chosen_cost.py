@@ -40,6 +40,28 @@ def test_models_with_experts_or_latents_are_always_counted_by_kernels(config: Pa
         assert isinstance(experiment_cost(experiment), KernelCost)
 
 
+@pytest.mark.parametrize(
+    ("overrides", "reason"),
+    [
+        (["model=mixtral-8x7b", "hardware=h200"], "mixtral-8x7b has a mixture of experts"),
+        (["model=deepseek-v3", "hardware=b200", "parallelism.tensor_parallel_size=8"], "mixture of experts"),
+        (["parallelism.pipeline_parallel_size=4"], "one stage only, and pipeline_parallel_size is 4"),
+    ],
+)
+def test_a_roofline_of_what_it_cannot_price_is_refused_where_it_is_asked_for(
+    config: Path, overrides: list[str], reason: str
+) -> None:
+    config.write_text(EXPERIMENT.replace("engine:\n", "engine:\n  fusion: roofline\n"))
+    line = config.read_text().splitlines().index("  fusion: roofline") + 1
+    with pytest.raises(ConfigError) as caught:
+        load_experiment(config, overrides)
+    (problem,) = caught.value.problems
+    assert (problem.line, problem.key) == (line, "engine.fusion")
+    assert reason in problem.message
+    load_experiment(config, [*overrides, "engine.fusion=graph"])
+    load_experiment(config, [*overrides, "step_time={target: 10 ms}"])
+
+
 def test_stages_are_counted_by_kernels_and_reach_the_cost(config: Path) -> None:
     experiment = load_experiment(config, ["parallelism.pipeline_parallel_size=4"])
     cost = experiment_cost(experiment)

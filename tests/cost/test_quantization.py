@@ -2,15 +2,27 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
+
 import pytest
 
+from sim.config import load_experiment
 from sim.config.catalog import load_gpu, load_model
 from sim.core.step import StepPlan
-from sim.cost.kernels import Fusion
+from sim.cost.curve_parameters import GemmCurve, Spread
+from sim.cost.fitting import fit
+from sim.cost.kernels import Batch, Fusion, KernelKind
+from sim.cost.measured_tables import TableKind, read_table
 from sim.cost.model import BYTES_PER_WEIGHT
 from sim.cost.quantization import SPELLINGS, bytes_per_weight, quantized
 from sim.cost.roofline import RooflineCost
+from sim.cost.spread import moved_curves, range_of
 from sim.cost.step_time import KernelCost
+from sim.errors import ConfigError
+from sim.metrics.basis import Part
+from sim.recording import basis_of_run
+from tests.command_line import EXPERIMENT
 
 GIB = 2**30
 H100, A100 = load_gpu("h100-sxm"), load_gpu("a100-80gb-sxm")
@@ -82,3 +94,66 @@ def test_fp8_computes_at_the_8_bit_rate_where_there_is_one(kind: type[RooflineCo
 
     assert gain("h100-sxm", "fp8") > 1.1 * gain("h100-sxm", "int8")
     assert gain("a100-80gb-sxm", "fp8") == gain("a100-80gb-sxm", "int8")
+
+
+def test_on_an_h100_a_spread_belongs_to_the_number_type_that_was_measured(tmp_path: Path) -> None:
+    def parts(*overrides: str) -> dict[str, Part]:
+        config = tmp_path / "tiny.yaml"
+        config.write_text(EXPERIMENT.replace("a100-80gb-sxm", "h100-sxm"))
+        return {part.name: part for part in basis_of_run(load_experiment(config, overrides)).parts}
+
+    known = {name for name, part in parts().items() if part.longer_fraction is not None}
+    assert known == {"gemm", "decode_attention", "prefill_attention"}
+    fp8 = parts("engine.quantization=fp8")
+    assert fp8["fp8_gemm"].longer_fraction is None
+    assert "not measured in 8 bits: scaled" in fp8["fp8_gemm"].rests_on
+    assert fp8["gemm"].longer_fraction is not None, "the output projection stays in 16 bits"
+    assert "scaled" in parts("engine.quantization=int4")["narrow_gemm"].rests_on
+    for name in ("decode_attention", "prefill_attention"):
+        assert "KV cache in 16 bits: scaled" in parts("engine.kv_cache_dtype=fp8")[name].rests_on
+    for overrides in ((), ("engine.quantization=fp8",), ("engine.quantization=int4",)):
+        assert not [part for part in parts(*overrides).values() if "H100" in part.rests_on]
+
+
+@pytest.mark.parametrize("slower", [False, True])
+def test_a_spread_of_16_bits_moves_no_product_of_another_type(slower: bool) -> None:
+    moved = replace(H100, curves=moved_curves(H100.curves, slower=slower))
+    for name, ratio in (("none", None), ("fp8", 1.0), ("int4", 1.0)):
+        model = quantized(LLAMA, name)
+        times = [products_ns(KernelCost(model, gpu)) for gpu in (H100, moved)]
+        gemm = H100.curves.gemm
+        assert gemm is not None
+        assert gemm.spread is not None
+        expected = range_of(gemm.spread)[slower] if ratio is None else ratio
+        assert times[1] / times[0] == pytest.approx(expected)
+
+
+def products_ns(cost: KernelCost) -> float:
+    """Of the layers' products."""
+    timed = cost.timed_kernels(Batch(64, 64_000))
+    return sum(ns for kernel, ns in timed if kernel.kind is KernelKind.PRODUCT and kernel.quantised)
+
+
+def test_products_measured_in_8_bits_have_a_curve_of_their_own() -> None:
+    curve = GemmCurve(5_000, 0.6, 0.7, 1.0, 3.0, spread=Spread(0.05, 0.1, 100, "mine"))
+    gpu = replace(H100, curves=replace(H100.curves, fp8_gemm=curve))
+    fp8, plain = quantized(LLAMA, "fp8"), LLAMA
+    assert products_ns(KernelCost(fp8, gpu)) > 1.1 * products_ns(KernelCost(fp8, H100))
+    assert products_ns(KernelCost(plain, gpu)) == products_ns(KernelCost(plain, H100))
+
+
+def test_a_table_in_8_bits_is_fitted_as_such_and_one_of_two_types_is_refused(tmp_path: Path) -> None:
+    rows = [
+        f"{m},{n},{k},fp8,{1e3 * (2 * m * n * k / 1.2e15 + n * k / 2.5e12 + 4e-6)}"
+        for m in (1, 16, 256, 4096) for n in (1024, 4096, 8192) for k in (1024, 4096, 8192)
+    ]  # fmt: skip
+    path = tmp_path / "fp8.csv"
+    path.write_text("\n".join(["m,n,k,dtype,latency_ms", *rows]) + "\n")
+    table = read_table(path)
+    assert table.kind is TableKind.FP8_GEMM
+    assert fit(table, H100).compute_fraction == pytest.approx(1.2e15 / 1.978e15, rel=0.1)
+    with pytest.raises(ValueError, match="no fp8_compute"):
+        fit(table, A100)
+    path.write_text("\n".join(["m,n,k,dtype,latency_ms", rows[0], rows[1].replace("fp8", "bf16")]) + "\n")
+    with pytest.raises(ConfigError, match=r"fp8\.csv:3.*another number type"):
+        read_table(path)

@@ -28,19 +28,34 @@ def test_the_range_holds_what_a_relative_error_of_the_prediction_allows() -> Non
 
 @pytest.mark.parametrize("slower", [False, True])
 def test_every_time_of_a_fitted_curve_moves_to_its_end(slower: bool) -> None:
-    moved = DeviceCurves.of(replace(H100, curves=moved_curves(H100.curves, slower=slower)))
-    here = DeviceCurves.of(H100)
+    # Far from the datasheet's bandwidth, which no kernel exceeds, however fast the end.
+    attention = replace(H100.curves.decode_attention, bandwidth_fraction=0.6)  # type: ignore[type-var]
+    gpu = replace(H100, curves=replace(H100.curves, decode_attention=attention))
+    moved = DeviceCurves.of(replace(gpu, curves=moved_curves(gpu.curves, slower=slower)))
+    here = DeviceCurves.of(gpu)
     sizes = np.array([1.0, 64.0, 4096.0])
     times: dict[str, Callable[[DeviceCurves], Times]] = {
         "gemm": lambda curves: curves.gemm_ns(sizes, 4096, 4096),
         "decode_attention": lambda curves: curves.decode_attention_ns(sizes, sizes * 1000, SHAPE),
-        "prefill_attention": lambda curves: curves.prefill_attention_ns(sizes, 2048, SHAPE),
         "all_reduce": lambda curves: curves.all_reduce_ns(sizes * 8192, 4),
     }
     for name, of in times.items():
         factor = range_of(getattr(H100.curves, name).spread)[slower]
         assert of(moved) == pytest.approx(factor * of(here)), name
     assert moved.elementwise_ns(1e6) == here.elementwise_ns(1e6), "nobody measured it"
+    prompts = [curves.prefill_attention_ns(4096, 2048, SHAPE) for curves in (here, moved)]
+    spread = H100.curves.prefill_attention.spread  # type: ignore[union-attr]
+    assert spread is not None
+    assert prompts[1] / prompts[0] == pytest.approx(
+        range_of(spread)[slower], rel=1e-3
+    )  # one pass is decode's
+
+
+def test_no_end_of_a_range_is_faster_than_the_datasheet() -> None:
+    fast = DeviceCurves.of(replace(H100, curves=moved_curves(H100.curves, slower=False)))
+    (ns,) = fast.decode_attention_ns(np.array([4096.0]), np.array([4_096_000.0]), SHAPE)
+    read_bytes = 4_096_000 * 2 * 8 * 128 * 2
+    assert ns >= read_bytes / H100.memory_bandwidth_bytes_per_s * 1e9
 
 
 def test_a_curve_without_a_spread_stays_where_it_is() -> None:

@@ -49,6 +49,15 @@ def test_fitted_curves_have_a_range_and_the_rest_is_unknown(here: Path) -> None:
         assert (parts[name].shorter_fraction, parts[name].longer_fraction) == (None, None)
 
 
+def test_verifying_was_never_measured_and_is_said_to_be_unknown(here: Path) -> None:
+    drafts = (
+        "speculation={proposer: ngram, num_speculative_tokens: 3, acceptance: {kind: constant, rate: 0.6}}"
+    )
+    parts = {part.name: part for part in basis_of_run(_fitted(drafts)).parts}
+    assert parts["verifying"].longer_fraction is None
+    assert "verifying" not in {part.name for part in basis_of_run(_fitted()).parts}
+
+
 def test_sums_over_gpus_count_where_there_are_several(here: Path) -> None:
     parts = basis_of_run(_fitted("parallelism.tensor_parallel_size=2")).parts
     assert "all_reduce" in [part.name for part in parts]
@@ -107,7 +116,8 @@ def test_every_figure_is_repeated_with_its_source_in_file_and_table(here: Path) 
     assert "datasheet" in text
     document = json.loads(Path("run", "summary.json").read_text())
     figures = {entry["name"]: entry for entry in document["sim_basis"]["hardware_figures"]}
-    assert figures["memory"]["source"] == figures["model"]["source"] == "datasheet"
+    assert figures["compute"]["source"] == figures["model"]["source"] == "datasheet"
+    assert figures["memory"]["source"] == "measured", "read off a card"
     assert figures["step_overhead"]["source"] == "assumed"
     assert document["sim_basis"]["band"] is None
     assert load_run(Path("run")).summary.basis == basis_of_run(_fitted())
