@@ -14,7 +14,7 @@ from tests.command_line import EXPERIMENT, refused
 from tests.command_line import pagecast as command
 
 FIRST_FIT = '''
-from sim.testing import LATER, AllocStatus, BlockCopy, Grant
+from pagecast import LATER, AllocStatus, BlockCopy, Grant
 
 
 class FirstFit:
