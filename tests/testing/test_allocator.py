@@ -174,6 +174,28 @@ def test_lookahead_that_was_allowed_is_still_held_to_its_number() -> None:
 # Refusals -----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize(
+    ("refusal", "finds"),
+    [
+        (Grant(AllocStatus.LATER, copies=(BlockCopy(0, 1),)), True),
+        (Grant(AllocStatus.LATER, num_cached_tokens=1), True),
+        (LATER, False),
+    ],
+)
+def test_a_refusal_asks_for_nothing(refusal: Grant, *, finds: bool) -> None:
+    class Refuses(PagedAllocator):
+        def append(self, seq_id: int, token: Hashable) -> Grant:
+            return refusal
+
+    class Machine(AllocatorMachine):
+        def make_allocator(self, num_blocks: int, block_size: int, num_host_blocks: int) -> Refuses:
+            return Refuses(num_blocks, block_size, num_host_blocks)
+
+    found = search(Machine, 100)
+    assert (found is not None) == finds
+    assert found is None or found.claim == "a_refused_operation_changes_nothing"
+
+
 def test_a_newcomer_that_is_refused_is_asked_for_again_under_its_number() -> None:
     class Once(PagedAllocator):
         def admit(self, seq_id: int, tokens: Sequence[Hashable]) -> Grant:
