@@ -35,6 +35,7 @@ from gpu_backend.stopwatch import single_thread
 from gpu_backend.yardstick import Yardstick
 from sim.core.engine import EngineConfig, PlanDetail
 from sim.core.kv_cache import CacheConfig
+from sim.core.reservation import ContiguousConfig
 from sim.cost.calibration import dump_table
 from sim.crosscheck.parts import StepParts
 from sim.errors import ConfigError, Problem
@@ -229,8 +230,10 @@ def _load(folder: Path, place: Place) -> LlamaModel:
 def _faults_of(experiment: Experiment, clock: Clock) -> Iterator[tuple[str, str]]:
     """What of an experiment a replay cannot do: key, message."""
     speculation = experiment.speculation
-    if not isinstance(experiment.engine.cache, CacheConfig):
+    if isinstance(experiment.engine.cache, ContiguousConfig):
         yield "engine.kv_allocation", "contiguous memory is simulated only: a replay needs paged"
+    elif not isinstance(experiment.engine.cache, CacheConfig):
+        yield "engine.kv_allocation", "an allocator of your own is simulated only: a replay needs paged"
     yield from _ignored_settings(experiment.settings)
     if experiment.tensor_parallel_size > 1 or experiment.pipeline_parallel_size > 1:
         yield "parallelism", "a replay runs on one device: set every size to 1"

@@ -10,7 +10,8 @@ Experiments: `load`, `Experiment`, `simulate`, `open_run`, `Run`, `Table`, `Conf
 
 Protocols that a class of your own may implement, to be named in an experiment file as `my_module:MyClass`:
 `Router`, `VictimChoice`, `WaitingOrder`, `StepScheduler` (or a subclass of `Scheduler`), `CostModel`,
-`DraftTimes`, `AcceptanceModel`, `KVAllocator`. See README.md beside this file.
+`DraftTimes`, `AcceptanceModel`, `KVAllocator` (whose answers are made of `Grant`, `LATER`, `AllocStatus` and
+`BlockCopy`). See README.md beside this file.
 
 Importing it loads nothing else; each name is loaded when it is first used.
 """
@@ -22,9 +23,11 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from pagecast.run import Run, Table, load, open_run, simulate
-    from sim.core.allocator import KVAllocator
+    from sim.core.allocator import LATER, Grant, KVAllocator
+    from sim.core.kv_cache import AllocStatus
     from sim.core.policy import VictimChoice, WaitingOrder
     from sim.core.scheduler import Scheduler
+    from sim.core.step import BlockCopy
     from sim.core.step_scheduler import StepScheduler
     from sim.cost.cost_model import CostModel
     from sim.errors import ConfigError
@@ -35,11 +38,15 @@ if TYPE_CHECKING:
     from workloads.errors import WorkloadError
 
 _HOMES = {
+    "LATER": "sim.core.allocator",
     "AcceptanceModel": "sim.speculation.acceptance",
+    "AllocStatus": "sim.core.kv_cache",
+    "BlockCopy": "sim.core.step",
     "ConfigError": "sim.errors",
     "CostModel": "sim.cost.cost_model",
     "DraftTimes": "sim.speculation.speculator",
     "Experiment": "sim.experiment",
+    "Grant": "sim.core.allocator",
     "KVAllocator": "sim.core.allocator",
     "Router": "sim.fleet.router",
     "Run": "pagecast.run",
@@ -56,11 +63,15 @@ _HOMES = {
 """Where each public name lives."""
 
 __all__ = [
+    "LATER",
     "AcceptanceModel",
+    "AllocStatus",
+    "BlockCopy",
     "ConfigError",
     "CostModel",
     "DraftTimes",
     "Experiment",
+    "Grant",
     "KVAllocator",
     "Router",
     "Run",

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from sim.core.engine import EngineConfig
-from sim.core.kv_cache import CacheConfig
+from sim.core.reservation import ContiguousConfig
 from sim.cost.block_reads import NOTHING_MEASURED, AttentionKernel
 from sim.cost.hardware import Gpu
 from sim.cost.host_traffic import HostTraffic
@@ -82,7 +82,7 @@ class Experiment:
     def paged_block_size(self) -> int | None:
         """Tokens of a KV block; None where memory is contiguous."""
         cache = self.engine.cache
-        return cache.block_size if isinstance(cache, CacheConfig) else None
+        return None if isinstance(cache, ContiguousConfig) else cache.block_size
 
     @property
     def num_gpus(self) -> int:

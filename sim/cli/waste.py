@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from sim.config import load_experiment
+from sim.core.own_memory import OwnMemoryConfig
 from sim.core.reservation import Reservation
 from sim.errors import ConfigError, Problem
 from sim.experiment import Experiment
@@ -44,7 +45,8 @@ def explain(config: Path, overrides: Sequence[str], at: str | None, reservation:
     instant_ns = _instant_ns(at, workload)
     maps = _maps(experiment, workload, instant_ns)
     Console().print(_table(maps, instant_ns))
-    panels = [Panel(_title(name, maps[name]), maps[name]) for name in (drawn.value, PAGED)]
+    *_, blockwise = maps
+    panels = [Panel(_title(name, maps[name]), maps[name]) for name in (drawn.value, blockwise)]
     heading = f"{experiment.name}: the same requests in the same memory at {_time(instant_ns)}"
     out.parent.mkdir(parents=True, exist_ok=True)
     for file in save(lambda: draw_memory(panels, heading), out):
@@ -84,11 +86,19 @@ def _maps(experiment: Experiment, workload: Workload, instant_ns: int) -> dict[s
     maps = {
         name: memory_map(core_at(workload, engine, physics, instant_ns)) for name, engine in engines.items()
     }
-    return {**maps, PAGED: as_paged}
+    maps[PAGED] = as_paged
+    memory = experiment.engine.cache
+    if isinstance(memory, OwnMemoryConfig):
+        maps[memory.name] = memory_map(core_at(workload, experiment.engine, physics, instant_ns))
+    return maps
 
 
 def _title(name: str, found: MemoryMap) -> str:
-    kind = "Paged: blocks on demand" if name == PAGED else f"Contiguous: reserve {name}"
+    kind = f"Allocated by {name}"
+    if name == PAGED:
+        kind = "Paged: blocks on demand"
+    elif name in {rule.value for rule in Reservation}:
+        kind = f"Contiguous: reserve {name}"
     return f"{kind}   |   {found.num_running:,} sequences run, {found.num_waiting:,} wait"
 
 

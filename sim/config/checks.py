@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 from sim.config.kinds import kind_faults
+from sim.config.own import OwnClass
 from sim.config.parallelism import parallelism_faults
 from sim.config.room import Room, does_not_fit
 from sim.config.schema import (
@@ -25,6 +26,7 @@ from sim.config.speculation_checks import speculation_faults
 from sim.config.workload import ServeGenSection
 from sim.config.yaml_source import KeyPath
 from sim.core.buddy import largest_chunk
+from sim.core.own_memory import AllocatorError, OwnMemoryConfig
 from sim.cost.hardware import Gpu
 from sim.cost.memory import GpuMemory, gpu_memory
 from sim.cost.model import ModelShape
@@ -84,7 +86,16 @@ class Fit:
     @property
     def is_contiguous(self) -> bool:
         """Whether memory is reserved in stretches instead of paged."""
-        return self.engine.kv_allocation != "paged"
+        allocation = self.engine.kv_allocation
+        return isinstance(allocation, str) and allocation != "paged"
+
+    @property
+    def own_memory(self) -> OwnMemoryConfig | None:
+        """The memory behind an allocator of the user's own, where one gives blocks out."""
+        own = self.engine.kv_allocation
+        if not isinstance(own, OwnClass):
+            return None
+        return OwnMemoryConfig(self.num_usable_blocks, self.engine.block_size, own, own.short_name)
 
     @property
     def has_null_block(self) -> bool:
@@ -192,6 +203,7 @@ class Fit:
             yield ("model",), does_not_fit(self._room())
         else:
             yield from self._contiguous_faults() if self.is_contiguous else self._pool_faults()
+            yield from self._allocator_faults()
         if self.is_paper:
             yield from self._paper_faults()
         if self.file.offload is not None and not self.num_offload_blocks:
@@ -220,6 +232,18 @@ class Fit:
                 f"set engine.max_model_len to at most {usable * block_size}"
             )
             yield ("engine", "max_model_len"), message
+
+    def _allocator_faults(self) -> Iterator[Fault]:
+        own = self.own_memory
+        if own is None:
+            return
+        try:
+            own.allocator()
+        except AllocatorError as error:
+            yield ("engine", "kv_allocation"), str(error)
+        except Exception as error:
+            message = f"{own.name} cannot be made: {type(error).__name__}: {error}"
+            yield ("engine", "kv_allocation"), message
 
     def _contiguous_faults(self) -> Iterator[Fault]:
         largest = largest_chunk(self.num_slots)
@@ -319,9 +343,9 @@ class Fit:
                 f"{self.gpu.name} has no 8-bit products: the fp8 weights of {self.model.name} save memory "
                 "and reading, and are multiplied in 16 bits"
             )
-        for key in ("victim_choice", "scheduler_cls"):
+        for key in ("victim_choice", "scheduler_cls", "kv_allocation"):
             own = getattr(self.engine, key)
-            if own is not None:
+            if isinstance(own, OwnClass):
                 yield (
                     f"engine.{key} {own.short_name}: every sequence is planned by itself in every step, so "
                     "that none of its decisions is passed over; the simulation takes longer"

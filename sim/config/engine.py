@@ -10,7 +10,7 @@ from typing import Any
 
 from sim.config.checks import Fit
 from sim.config.own import OwnClass
-from sim.config.schema import PAPER, EngineSection, ExperimentFile
+from sim.config.schema import PAPER, EngineSection, ExperimentFile, SwapSection
 from sim.config.speculation import SpeculationSection
 from sim.config.workload import ServeGenSection
 from sim.core.block_pool import FreeOrder
@@ -40,6 +40,8 @@ def engine_config(fit: Fit) -> EngineConfig:
 def host_traffic(fit: Fit) -> HostTraffic | None:
     """How blocks travel to the host and back; None where none ever does."""
     host = fit.swap or fit.file.offload
+    if host is None and fit.own_memory is not None:
+        host = SwapSection()  # for what its copies take; nothing goes to the host
     if host is None:
         return None
     moves = BlockMoves.of(
@@ -64,7 +66,10 @@ def beam_law(file: ExperimentFile) -> BeamLaw | None:
 
 
 def _memory_config(section: EngineSection, fit: Fit) -> MemoryConfig:
-    if section.kv_allocation != "paged":
+    own = fit.own_memory
+    if own is not None:
+        return own
+    if fit.is_contiguous:
         return ContiguousConfig(fit.num_slots, Reservation(section.kv_allocation))
     return CacheConfig(
         num_blocks=fit.num_usable_blocks,

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from sim.config.own import OwnClass
 from sim.config.schema import PAPER, ContinuousSection, ExperimentFile
 from sim.config.workload import ServeGenSection
 from sim.config.yaml_source import KeyPath
@@ -31,6 +32,16 @@ _NOT_OF_THE_PAPER = {
 """Keys that vLLM 0.2.7's scheduler does not know: what it lacks, and the values that ask for nothing."""
 
 
+def allocation_name(file: ExperimentFile) -> str:
+    """Of how KV memory is given out, for messages."""
+    allocation = file.engine.kv_allocation
+    return (
+        f"{allocation.reference}, an allocator of your own"
+        if isinstance(allocation, OwnClass)
+        else allocation
+    )
+
+
 def kind_faults(file: ExperimentFile) -> Iterator[Fault]:
     """Settings that the chosen scheduler or memory does not have."""
     if file.engine.scheduler == PAPER:
@@ -40,10 +51,8 @@ def kind_faults(file: ExperimentFile) -> Iterator[Fault]:
     if file.offload is not None and not file.engine.enable_prefix_caching:
         yield ("offload",), "keeps what the prefix cache evicts, and enable_prefix_caching is false"
     if file.engine.kv_allocation != "paged" and file.engine.enable_prefix_caching:
-        yield (
-            ("engine", "enable_prefix_caching"),
-            f"needs paged memory, and kv_allocation is {file.engine.kv_allocation}",
-        )
+        message = f"needs paged memory, and kv_allocation is {allocation_name(file)}"
+        yield ("engine", "enable_prefix_caching"), message
 
 
 def _paper_faults(file: ExperimentFile) -> Iterator[Fault]:

@@ -27,6 +27,11 @@ SCHEDULER = Role(
     ("config", "kv", "plans_sequences", "max_horizon"),
 )
 WAITING_ORDER = Role("waiting order", ("key(seq)",))
+ALLOCATOR = Role(
+    "allocator",
+    ("admit(seq_id, tokens)", "append(seq_id, token)", "free(seq_id)", "table(seq_id)"),
+    ("num_blocks", "block_size", "num_host_blocks"),
+)
 VICTIM_CHOICE = Role("victim choice", ("choose(running, needy)",))
 ROUTER = Role("router", ("choose(spec, outstanding)",))
 PROPOSER = Role("proposer", ("draft_ns(num_seqs, context_tokens, num_drafts)",))
@@ -57,9 +62,9 @@ def with_known(section: _SectionT, known: Mapping[str, int]) -> _SectionT:
 
 
 def construction_faults(section: Section) -> Iterator[tuple[KeyPath, str]]:
-    """Classes whose constructor refuses its options; schedulers are made with what a replica has, later."""
+    """Classes whose constructor refuses its options; some need a replica's sizes, and are tried elsewhere."""
     for path, own in own_classes(section):
-        if path[-1] == "scheduler_cls":
+        if path[-1] in ("scheduler_cls", "kv_allocation"):
             continue
         try:
             own()

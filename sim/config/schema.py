@@ -16,7 +16,7 @@ from sim.config.crosscheck import CrosscheckSection
 from sim.config.own import OwnClass
 from sim.config.own_reading import ReadsOwn
 from sim.config.paths import expand_path, folder_of
-from sim.config.roles import ROUTER, SCHEDULER, VICTIM_CHOICE, WAITING_ORDER
+from sim.config.roles import ALLOCATOR, ROUTER, SCHEDULER, VICTIM_CHOICE, WAITING_ORDER
 from sim.config.sampling import SamplingSection
 from sim.config.speculation import SpeculationSection, StepTimeSection
 from sim.config.sweep import SweepSection
@@ -30,12 +30,12 @@ from sim.metrics.summary import Slo
 PAPER = "vllm-v0"
 """The scheduler of the PagedAttention paper (vLLM 0.2.7)."""
 Release = Literal["vllm-0.32", "vllm-0.16", "vllm-0.10", "vllm-v0"]
-Allocation = Literal["paged", "max", "pow2", "oracle"]
 KvElement = Literal["auto", "fp16", "bf16", "fp8", "int8"]
 KV_BYTES: dict[str, int] = {"auto": 2, "fp16": 2, "bf16": 2, "fp8": 1, "int8": 1}
 """Of one element of the KV cache; `auto` is the model's own 16 bits."""
 
 RouterName = Annotated[str | OwnClass, ReadsOwn(ROUTER, tuple(kind.value for kind in RouterKind))]
+Allocation = Annotated[str | OwnClass, ReadsOwn(ALLOCATOR, ("paged", "max", "pow2", "oracle"))]
 OwnOrder = Annotated[OwnClass, ReadsOwn(WAITING_ORDER)]
 OwnVictims = Annotated[OwnClass, ReadsOwn(VICTIM_CHOICE)]
 OwnScheduler = Annotated[OwnClass, ReadsOwn(SCHEDULER)]
@@ -134,7 +134,8 @@ class EngineSection(Section):
     kv_allocation: Allocation = Field(
         default="paged",
         description="Blocks on demand; or, as before paging, one contiguous stretch for each sequence: max "
-        "(the longest), pow2 (the output rounded up to a power of two) or oracle (just what it will need).",
+        "(the longest), pow2 (the output rounded up to a power of two) or oracle (just what it will need); "
+        "or an allocator of your own, my_module:MyAllocator (not vllm-v0).",
     )
     kv_cache_dtype: KvElement = Field(
         default="auto", description="Element type of the KV cache; auto: 16 bits, as the weights."

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from sim.config.own import OwnClass
 from sim.config.schema import PAPER, ExperimentFile
 from sim.config.speculation import SpeculationSection
 from sim.config.yaml_source import KeyPath
@@ -22,7 +23,7 @@ def speculation_faults(
         return
     if file.engine.scheduler == PAPER:
         yield (_KEY,), f"scheduler {PAPER} knows no drafts: choose another"
-    if file.engine.kv_allocation != "paged":
+    if file.engine.kv_allocation != "paged" and not isinstance(file.engine.kv_allocation, OwnClass):
         yield (_KEY,), f"needs paged memory, and kv_allocation is {file.engine.kv_allocation}"
     if file.engine.async_scheduling:
         yield ("engine", "async_scheduling"), "is not simulated together with speculation: set it to false"

@@ -27,10 +27,10 @@ from sim.core.buddy import BuddyPool
 from sim.core.compiling import mypyc_attr
 from sim.core.group import GroupSchedulerConfig, VictimCost
 from sim.core.group_scheduler import GroupScheduler
-from sim.core.kv_cache import KVCacheManager, PrefixCacheStats
+from sim.core.kv_cache import CacheConfig, KVCacheManager, PrefixCacheStats
 from sim.core.kv_memory import KVMemory, MemoryConfig, make_kv_memory
+from sim.core.own_memory import AllocatedPool, OwnKVManager, OwnMemoryConfig
 from sim.core.request import FinishReason, Request, Sequence
-from sim.core.reservation import ContiguousConfig
 from sim.core.scheduler import Scheduler
 from sim.core.scheduler_config import SchedulerConfig
 from sim.core.step import StepOutcome, StepPlan, StepResult
@@ -85,10 +85,8 @@ class EngineConfig:
             raise ValueError(f"max_horizon must be at least 1, not {self.max_horizon}")
         if isinstance(self.scheduler, GroupSchedulerConfig) and self.cache.enable_prefix_caching:
             raise ValueError("the paper's scheduler has no prefix caching")
-        if isinstance(self.scheduler, GroupSchedulerConfig) and isinstance(self.cache, ContiguousConfig):
-            raise ValueError(
-                "the paper's scheduler pages its memory; the contiguous baselines run under V1's"
-            )
+        if isinstance(self.scheduler, GroupSchedulerConfig) and not isinstance(self.cache, CacheConfig):
+            raise ValueError("the paper's scheduler pages its memory; other memories run under V1's")
 
 
 @mypyc_attr(allow_interpreted_subclasses=True)
@@ -168,7 +166,7 @@ class EngineCore:
         return self._scheduler.num_waiting
 
     @property
-    def pool(self) -> BlockPool | BuddyPool:
+    def pool(self) -> BlockPool | BuddyPool | AllocatedPool:
         """The device's memory, for those who look on."""
         return self._kv.pool
 
@@ -276,6 +274,8 @@ class EngineCore:
         """Plan the next step, or several equal ones; None if there is nothing to compute."""
         plan = self._scheduler.schedule(self.step, now_ns)
         if plan is not None:
+            if isinstance(self._kv, OwnKVManager):
+                plan = self._kv.with_copies(plan)
             self.step += 1
             self.num_preemptions += len(plan.preempted)
             if plan.blocks_to_swap_out or plan.blocks_to_swap_in or plan.blocks_to_copy:
@@ -312,7 +312,10 @@ class EngineCore:
 def _make_scheduler(config: EngineConfig, kv: KVMemory, victim_cost: VictimCost | None) -> StepScheduler:
     match config.scheduler:
         case SchedulerConfig():
-            plans_sequences = config.detail is PlanDetail.SEQUENCES
+            # an allocator is asked for every token, so nobody may decode unseen
+            plans_sequences = config.detail is PlanDetail.SEQUENCES or isinstance(
+                config.cache, OwnMemoryConfig
+            )
             make = config.make_scheduler or Scheduler
             return make(config.scheduler, kv, plans_sequences=plans_sequences, max_horizon=config.max_horizon)
         case GroupSchedulerConfig():

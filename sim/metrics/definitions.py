@@ -199,7 +199,8 @@ SCALARS: tuple[Metric, ...] = (
         Group.MEMORY,
         "blocks copied",
         "blocks",
-        "shared blocks copied because one sequence wrote into them (copy-on-write)",
+        "shared blocks copied because one sequence wrote into them (copy-on-write); blocks "
+        "that an allocator of your own moved",
     ),
     Metric(
         "sim_blocks_swapped_out",

@@ -19,6 +19,7 @@ from sim.core.buddy import BuddyPool, largest_chunk
 from sim.core.engine import EngineConfig, EngineCore
 from sim.core.group import GroupSchedulerConfig
 from sim.core.kv_cache import CacheConfig
+from sim.core.own_memory import OwnMemoryConfig
 from sim.core.request import Sequence
 from sim.core.reservation import ContiguousConfig, Reservation
 from sim.core.scheduler_config import SchedulerConfig
@@ -62,7 +63,10 @@ def memory_map(core: EngineCore) -> MemoryMap:
     match cache:
         case CacheConfig():
             for seq in running:
-                _paint_blocks(states, seq, cache)
+                _paint_blocks(states, seq, cache.block_size, 1 if cache.has_null_block else 0)
+        case OwnMemoryConfig():
+            for seq in running:
+                _paint_blocks(states, seq, cache.block_size, 0)
         case ContiguousConfig():
             pool = core.pool
             assert isinstance(pool, BuddyPool), "stretches come from a buddy allocator"
@@ -72,8 +76,7 @@ def memory_map(core: EngineCore) -> MemoryMap:
     return MemoryMap(states, len(running), core.num_waiting)
 
 
-def _paint_blocks(states: NDArray[np.uint8], seq: Sequence, cache: CacheConfig) -> None:
-    size, first_id = cache.block_size, 1 if cache.has_null_block else 0
+def _paint_blocks(states: NDArray[np.uint8], seq: Sequence, size: int, first_id: int) -> None:
     for place, block in enumerate(seq.table):
         start = (block - first_id) * size
         num_filled = min(max(seq.num_computed - place * size, 0), size)
@@ -111,7 +114,12 @@ def contiguous(engine: EngineConfig, reservation: Reservation) -> EngineConfig:
 def paged(engine: EngineConfig, block_size: int = 16) -> EngineConfig:
     """The same memory and limits, in blocks."""
     memory = engine.cache
-    if isinstance(memory, CacheConfig):
-        return engine
-    cache = CacheConfig(max(memory.num_slots // block_size, 1), block_size, enable_prefix_caching=False)
+    match memory:
+        case CacheConfig():
+            return engine
+        case OwnMemoryConfig():
+            cache = CacheConfig(memory.num_blocks, memory.block_size, enable_prefix_caching=False)
+        case ContiguousConfig():
+            num_blocks = max(memory.num_slots // block_size, 1)
+            cache = CacheConfig(num_blocks, block_size, enable_prefix_caching=False)
     return replace(engine, cache=cache)

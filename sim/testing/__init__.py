@@ -8,8 +8,25 @@ try:
 except ImportError as error:
     raise ImportError("sim.testing needs Hypothesis: pip install 'pagecast[testing]'") from error
 
-from sim.testing.machine import AllocatorMachine, ClaimBrokenError
+from sim.core.allocator import LATER, Grant, KVAllocator
+from sim.core.kv_cache import AllocStatus
+from sim.core.step import BlockCopy
+from sim.testing.claims import ClaimBrokenError, claim, holds, operation
+from sim.testing.machine import AllocatorMachine
 from sim.testing.memory import FakeMemory
 from sim.testing.paged import PagedAllocator
 
-__all__ = ["AllocatorMachine", "ClaimBrokenError", "FakeMemory", "PagedAllocator"]
+__all__ = [
+    "LATER",
+    "AllocStatus",
+    "AllocatorMachine",
+    "BlockCopy",
+    "ClaimBrokenError",
+    "FakeMemory",
+    "Grant",
+    "KVAllocator",
+    "PagedAllocator",
+    "claim",
+    "holds",
+    "operation",
+]

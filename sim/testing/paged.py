@@ -14,7 +14,8 @@ from sim.core.kv_cache import Admission, AllocStatus, CacheConfig, KVCacheManage
 from sim.core.request import Request, Sequence
 from sim.core.swap import SwapSpace, num_distinct_blocks
 
-_LONGEST = 1_000
+_LONGEST = 2**40
+"""Tokens of a sequence: what it holds is bounded by the pool alone."""
 
 
 class _Content:

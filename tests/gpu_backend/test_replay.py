@@ -200,7 +200,11 @@ def test_memory_that_runs_out_midway_ends_the_run_with_what_it_had(
     ("overrides", "words"),
     [
         (["model=llama-3-8b", "hardware=h100-sxm"], "no weights are known for llama-3-8b"),
-        (["engine.kv_allocation=max"], "engine.kv_allocation"),
+        (["engine.kv_allocation=max"], "engine.kv_allocation: contiguous memory"),
+        (
+            ["engine.kv_allocation=sim.testing:PagedAllocator"],
+            "engine.kv_allocation: an allocator of your own is simulated only",
+        ),
         (["parallelism.tensor_parallel_size=2"], "one device"),
         (["engine.num_gpu_blocks_override=40000000"], "set fewer blocks"),
         (["engine.kv_cache_dtype=fp8"], "engine.kv_cache_dtype: a replay keeps"),

@@ -22,7 +22,7 @@ TEMPLATE = Path(__file__).with_name("README.template.md")
 def page(findings: list[Finding | None], story: str) -> str:
     """The whole page."""
     naive = Path(naive_allocator.__file__).read_text(encoding="utf-8")
-    allocator = naive[naive.index("class NaiveAllocator") : naive.index("class NaiveMachine")].rstrip()
+    allocator = naive[naive.index("from collections") : naive.index("class NaiveMachine")].rstrip()
     machine = naive[naive.index("class NaiveMachine") :].rstrip()
     text = TEMPLATE.read_text(encoding="utf-8")
     parts = {

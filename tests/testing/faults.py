@@ -11,10 +11,12 @@ from unittest.mock import patch
 from sim.core import swap
 from sim.core.block_pool import BlockPool
 from sim.core.host_tier import HostTier
-from sim.core.kv_cache import KVCacheManager
+from sim.core.kv_cache import AllocStatus, KVCacheManager
 from sim.core.prefix_cache import PrefixCache
+from sim.core.request import Request, Sequence
 from sim.core.step import BlockCopy
 from sim.core.swap import SwapSpace
+from sim.testing import Grant, PagedAllocator
 
 
 @dataclass(frozen=True)
@@ -316,6 +318,44 @@ def _forget_to_copy_out(right: Any) -> Any:
 # One fault a line reads best, however long.
 # fmt: off
 # ruff: noqa: E501
+def _after_a_refusal(act: Callable[..., object]) -> Callable[[Any], Any]:
+    """The right operation, and if it is refused, something more."""
+
+    def make(right: Any) -> Any:
+        def operation(self: Any, *arguments: Any) -> Any:
+            answer = right(self, *arguments)
+            status = answer.status if isinstance(answer, Grant) else answer
+            if status is AllocStatus.LATER:
+                act(self, *arguments)
+            return answer
+
+        return operation
+
+    return make
+
+
+def _leave_a_table(self: PagedAllocator, seq_id: int, tokens: Any) -> None:
+    self._seqs[seq_id] = Sequence(seq_id, Request(seq_id, 0, 1, 1), 0, 2)
+
+
+def _hold_what_was_found(self: KVCacheManager, seq: Any, hit: list[int], admission: Any) -> None:
+    for block in hit:
+        self.pool.share(block)
+
+
+def _lose_what_was_found(self: KVCacheManager, seq: Any, hit: list[int], admission: Any) -> None:
+    if self._cache is not None:
+        self._cache.forget(hit)
+
+
+def _count_the_token(self: PagedAllocator, seq_id: int, token: Hashable) -> None:
+    self._seqs[seq_id].num_known += 1
+
+
+def _call_it_swapped(self: PagedAllocator, seq_ids: list[int]) -> None:
+    self._swapped.update(seq_ids)
+
+
 FAULTS: tuple[Fault, ...] = (
     Fault("the last block leaks when a sequence ends", KVCacheManager, "free", _free_all_but),
     Fault("the blocks of a sequence are freed twice", KVCacheManager, "free", _free_twice),
@@ -393,4 +433,9 @@ FAULTS: tuple[Fault, ...] = (
     Fault("another content is loaded from the host", HostTier, "load", _load_without_the_assertion, "prefix"),
     Fault("a host block is copied to twice in a step", HostTier, "keep", _keep_copies_of_what_left_again, "prefix"),
     Fault("an evicted content is not copied out", HostTier, "keep", _forget_to_copy_out, "prefix"),
+    Fault("a refused newcomer leaves a table", PagedAllocator, "admit", _after_a_refusal(_leave_a_table)),
+    Fault("a refused token is counted", PagedAllocator, "append", _after_a_refusal(_count_the_token)),
+    Fault("a refused swap counts as done", PagedAllocator, "swap_out", _after_a_refusal(_call_it_swapped)),
+    Fault("a refused newcomer holds what it found", KVCacheManager, "admit", _after_a_refusal(_hold_what_was_found), "prefix"),
+    Fault("a refused newcomer loses what it found", KVCacheManager, "admit", _after_a_refusal(_lose_what_was_found), "prefix"),
 )

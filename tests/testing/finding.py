@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from hypothesis import HealthCheck, Phase, settings
-from hypothesis.stateful import RuleBasedStateMachine, run_state_machine_as_test
+from hypothesis.stateful import run_state_machine_as_test
 
 from sim.testing import AllocatorMachine, ClaimBrokenError
 from tests.testing.faults import Fault
@@ -35,16 +35,13 @@ def search(machine: type[AllocatorMachine], num_examples: int, *, shrinks: bool 
 
 
 def notes_of_failure(machine: type[AllocatorMachine]) -> str:
-    """The smallest story that breaks a machine's allocator, as Hypothesis tells it, and what broke."""
+    """What broke, and the smallest story that breaks a machine's allocator, as a failing test tells it."""
     try:
         run_state_machine_as_test(machine, settings=_profile(BUDGET, shrinks=True))
     except ClaimBrokenError as error:
-        lines = "\n".join(getattr(error, "__notes__", [])).splitlines()
-        claims = {name for name in dir(machine) if name not in dir(RuleBasedStateMachine)}
-        calls = [line for line in lines if line.startswith("state")]
-        checks = {f"state.{name}()" for name in claims - {"resume"}}
-        story = [line for line in calls if line not in checks and line != "state.teardown()"]
-        return "\n".join([*story, f"{type(error).__name__}: {error}"])
+        notes = "\n".join(getattr(error, "__notes__", []))
+        story = notes.partition("\nExplanation:")[0]
+        return f"{type(error).__name__}: {error}\n{story}"
     raise AssertionError("nothing broke")
 
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable
 
-from sim.testing import AllocatorMachine, PagedAllocator
-from sim.testing.machine import claim, holds
+from sim.testing import AllocatorMachine, PagedAllocator, claim, holds
 
 
 class SwapMachine(AllocatorMachine):
@@ -32,6 +31,11 @@ class PrefixMachine(AllocatorMachine):
     def paged(self) -> PagedAllocator:
         assert isinstance(self.allocator, PagedAllocator), "made above"
         return self.allocator
+
+    def read_back(self, newcomer: object = None) -> dict[str, object]:
+        """With what can be found by its content."""
+        found = [content for content in self.freed if self.paged.holds(content)]
+        return {**super().read_back(newcomer), "what is found": found}
 
     def _free(self, seq_id: int) -> None:
         history = (self.histories | self.swapped)[seq_id]

@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Hashable, Sequence
 
-from sim.core.allocator import LATER, Grant
-from sim.core.kv_cache import AllocStatus
-from sim.testing import AllocatorMachine
+from sim.testing import LATER, AllocatorMachine, AllocStatus, Grant
 
 
 class NaiveAllocator:
@@ -26,9 +24,9 @@ class NaiveAllocator:
         return len(self._free)
 
     def admit(self, seq_id: int, tokens: Sequence[Hashable]) -> Grant:
-        self._tables[seq_id], self._lengths[seq_id] = [], 0
         if -(-len(tokens) // self.block_size) > len(self._free):
             return LATER
+        self._tables[seq_id], self._lengths[seq_id] = [], 0
         for token in tokens:
             self.append(seq_id, token)
         return Grant(AllocStatus.OK)
