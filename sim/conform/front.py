@@ -62,19 +62,21 @@ class Front:
                 max_tokens=recorded["max_tokens"],
                 num_samples=len(names),
                 priority=recorded.get("priority", 0),
-                content=_TokenKeys(names, tokens, self._trace.config["block_size"]),
+                content=_TokenKeys(names, tokens, self._trace.config),
             )
         )
 
 
 def core_config(config: Mapping[str, Any], *, plans_ahead: bool) -> EngineConfig:
     """The core's settings that stand for a recorded engine's."""
+    is_0_33 = _is_0_33(config)
     return EngineConfig(
         cache=CacheConfig(
             num_blocks=config["usable_blocks"],
             block_size=config["block_size"],
             enable_prefix_caching=config["enable_prefix_caching"],
-            drops_last_hit=config.get("eagle_block_drop", False),
+            drops_last_hit=config.get("eagle_block_drop", False) and not is_0_33,
+            num_key_lookahead_tokens=_num_key_lookahead_tokens(config),
         ),
         scheduler=SchedulerConfig(
             max_model_len=config["max_model_len"],
@@ -90,6 +92,8 @@ def core_config(config: Mapping[str, Any], *, plans_ahead: bool) -> EngineConfig
             num_speculative_tokens=config["num_spec_tokens"],
             num_lookahead_slots=config["num_lookahead_tokens"],
             num_draft_rows=config["draft_slots"],
+            registers_at_update=is_0_33,
+            goes_on_after_self_preemption=is_0_33,
             may_cut_drafts=True,
         ),
         max_horizon=MAX_HORIZON if plans_ahead else 1,
@@ -97,14 +101,27 @@ def core_config(config: Mapping[str, Any], *, plans_ahead: bool) -> EngineConfig
     )
 
 
+def _is_0_33(config: Mapping[str, Any]) -> bool:
+    return bool(config.get("vllm_version", "").startswith("0.33."))
+
+
+def _num_key_lookahead_tokens(config: Mapping[str, Any]) -> int:
+    """0.33 drops no block under EAGLE: a block's key covers the token after it instead."""
+    return int(_is_0_33(config) and config.get("eagle_block_drop", False))
+
+
 class _TokenKeys:
     """Content keys of samples whose tokens are all known: the chained tokens themselves."""
 
     def __init__(
-        self, names: AbstractSequence[str], tokens: AbstractSequence[AbstractSequence[int]], block_size: int
+        self,
+        names: AbstractSequence[str],
+        tokens: AbstractSequence[AbstractSequence[int]],
+        config: Mapping[str, Any],
     ) -> None:
         self._names = names
-        self._keys = [_chained(of_sample, block_size) for of_sample in tokens]
+        size, lookahead = config["block_size"], _num_key_lookahead_tokens(config)
+        self._keys = [_chained(of_sample, size, lookahead) for of_sample in tokens]
 
     def keys(self, sample: int, start: int, stop: int) -> AbstractSequence[Hashable]:
         """The keys of blocks `start` to `stop - 1`.
@@ -117,10 +134,11 @@ class _TokenKeys:
         return self._keys[sample][start:stop]
 
 
-def _chained(tokens: AbstractSequence[int], block_size: int) -> list[Hashable]:
+def _chained(tokens: AbstractSequence[int], block_size: int, lookahead: int) -> list[Hashable]:
     keys: list[Hashable] = []
     parent: Hashable = None
-    for start in range(0, len(tokens) - block_size + 1, block_size):
-        parent = hash((parent, *tokens[start : start + block_size]))
-        keys.append((parent, *tokens[start : start + block_size]))
+    for start in range(0, len(tokens) - block_size - lookahead + 1, block_size):
+        covered = tokens[start : start + block_size + lookahead]
+        parent = hash((parent, *covered))
+        keys.append((parent, *covered))
     return keys

@@ -44,6 +44,7 @@ class _V1Config(_Form):
     num_lookahead_tokens: Count
     draft_slots: Count
     eagle_block_drop: StrictBool = False
+    vllm_version: str = ""
 
 
 class _V0Config(_Form):

@@ -52,6 +52,10 @@ class CacheConfig:
         free_order: Where freed blocks without content go.
         has_null_block: Whether the engine sets one more block aside (vLLM V1's block 0). It is not part of
             `num_blocks`, but fractions of the pool count it.
+        num_offload_blocks: Blocks of the host tier that evicted content goes to.
+        drops_last_hit: Whether the last block found is computed again (EAGLE, up to vLLM 0.32).
+        num_key_lookahead_tokens: Tokens after a block that its key covers too (EAGLE, vLLM 0.33: 1); it is
+            registered when they are known.
     """
 
     num_blocks: int
@@ -61,6 +65,7 @@ class CacheConfig:
     has_null_block: bool = True
     num_offload_blocks: int = 0
     drops_last_hit: bool = False
+    num_key_lookahead_tokens: int = 0
 
     def __post_init__(self) -> None:
         if self.num_offload_blocks < 0 or (self.num_offload_blocks and not self.enable_prefix_caching):
@@ -358,6 +363,9 @@ class KVCacheManager:
     def _register(self, seq: Sequence, num_tokens: int) -> None:
         if self._cache is None or seq.request.content is None:
             return
+        lookahead = self.config.num_key_lookahead_tokens
+        if lookahead:
+            num_tokens = min(num_tokens, seq.num_known - lookahead)
         start, stop = seq.num_keyed_blocks, num_tokens // self.block_size
         if stop > start:
             self._cache.register(seq.table[start:stop], seq.request.content.keys(seq.sample, start, stop))

@@ -65,7 +65,7 @@ class Scheduler:
         self._watermark_blocks = kv.config.fraction_of_blocks(config.watermark_fraction)
         self._num_admissions = 0
         self._circles = CircleWatch()
-        self._settling = Settling(queues, kv, is_async=config.async_scheduling, allows_steady=allows_steady)
+        self._settling = Settling(queues, kv, config, allows_steady=allows_steady)
         self.num_swap_fallbacks = self.num_used_host_blocks = 0
         """None: preemption is by recompute only."""
         self.num_recomputed_tokens = 0
@@ -259,7 +259,7 @@ class Scheduler:
                 return
 
     def _schedule_one_running(self, seq: Sequence, draft: StepDraft) -> bool:
-        """Give a running sequence its share; False if it had to be preempted, which ends the pass."""
+        """Give a running sequence its share; False if the pass ends here, since it had to be preempted."""
         if _ends_in_flight(seq, seq.num_prompt_tokens + seq.request.max_tokens):
             return True
         num_rows = self.config.num_draft_rows
@@ -277,7 +277,7 @@ class Scheduler:
             victim = self._choose_victim() if self._victims is None else self._own_victim(self._victims, seq)
             self._preempt(victim, draft)
             if victim is seq:
-                return False
+                return self.config.goes_on_after_self_preemption
         num_known = seq.num_known + seq.num_in_flight
         num_drafts = max(seq.num_computed + num_tokens - num_known, 0)
         seq.num_drafts = 0

@@ -34,6 +34,9 @@ class SchedulerConfig:
         pad_single_token_admissions: Whether an admission of one token is padded with drafts, so that the
         batch
             stays uniform (not in vLLM 0.16 and before).
+        registers_at_update: Whether blocks that drafts helped to fill are registered when the step has
+        settled, not when the next one is planned (vLLM 0.33). goes_on_after_self_preemption: Whether a
+        sequence that was its own victim lets those behind it have their turn (vLLM 0.33).
         batching: Continuous, or a fixed batch. may_cut_drafts: Whether 1 + num_speculative_tokens may
         exceed what a step holds: drafts are then cut, and a padded admission waits for ever, as in vLLM.
         waiting_order, victim_choice: Make a policy of one's own for each replica; None: as `policy` says.
@@ -54,6 +57,8 @@ class SchedulerConfig:
     num_lookahead_slots: int = 0
     num_draft_rows: int = 0
     pad_single_token_admissions: bool = True
+    registers_at_update: bool = False
+    goes_on_after_self_preemption: bool = False
     batching: Batching = field(default_factory=Continuous)
     waiting_order: Callable[[], WaitingOrder] | None = None
     victim_choice: Callable[[], VictimChoice] | None = None

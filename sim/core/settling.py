@@ -14,6 +14,7 @@ from sim.core.compiling import mypyc_attr
 from sim.core.kv_memory import KVMemory
 from sim.core.queues import Queues
 from sim.core.request import FinishReason, Sequence, SequenceStatus
+from sim.core.scheduler_config import SchedulerConfig
 from sim.core.step import ScheduledSequence, ScheduleKind, StepOutcome, StepPlan, StepResult
 
 
@@ -21,12 +22,15 @@ from sim.core.step import ScheduledSequence, ScheduleKind, StepOutcome, StepPlan
 class Settling:
     """Commits the steps of one scheduler to the queues that both work on."""
 
-    __slots__ = ("_allows_steady", "_is_async", "_kv", "_queues", "draft_runs")
+    __slots__ = ("_allows_steady", "_is_async", "_kv", "_queues", "_registers", "draft_runs")
 
-    def __init__(self, queues: Queues, kv: KVMemory, *, is_async: bool, allows_steady: bool) -> None:
+    def __init__(self, queues: Queues, kv: KVMemory, config: SchedulerConfig, *, allows_steady: bool) -> None:
         self._queues = queues
         self._kv = kv
-        self._is_async = is_async
+        self._is_async = config.async_scheduling
+        self._registers = config.async_scheduling or (
+            config.registers_at_update and config.num_speculative_tokens > 0
+        )
         self._allows_steady = allows_steady
         self.draft_runs: dict[tuple[int, int], int] = {}
         """How often so many drafts were verified and so many of them kept."""
@@ -74,7 +78,7 @@ class Settling:
             seq.num_computed -= row.num_draft_tokens - num_accepted
         num_new = min(num_accepted + 1, seq.max_known - seq.num_known)
         seq.num_known += num_new
-        if is_running and self._is_async:
+        if is_running and self._registers:
             num_dropped = num_accepted + 1 - num_new
             self._kv.register_computed(seq, seq.num_computed - seq.num_in_flight - num_dropped)
         reason = self._finish_reason(seq, result)
