@@ -138,6 +138,8 @@ class PlainScheduler:
     def _register(self, seq: Plain, num_tokens: int) -> None:
         if not self.cache.enable_prefix_caching or seq.request.content is None:
             return
+        if self.cache.num_key_lookahead_tokens:
+            num_tokens = min(num_tokens, seq.known - self.cache.num_key_lookahead_tokens)
         for place in range(seq.num_registered, num_tokens // self.cache.block_size):
             (self.content[seq.table[place]],) = seq.request.content.keys(seq.sample, place, place + 1)
             seq.num_registered = place + 1
@@ -205,7 +207,7 @@ class PlainScheduler:
             victim = self._victim()
             self._preempt(victim)
             if victim is seq:
-                return False
+                return rules.goes_on_after_self_preemption
         self._take(seq, max(wanted, 0))
         self._register(seq, min(seq.computed + num_tokens, seq.known))
         self._add(seq, "running", num_tokens, max(seq.computed + num_tokens - seq.known - seq.in_flight, 0))
@@ -292,7 +294,8 @@ class PlainScheduler:
                 num_dropped += 1
             else:
                 seq.known += 1
-        if runs and rules.async_scheduling:
+        registers = rules.registers_at_update and rules.num_speculative_tokens > 0
+        if runs and (rules.async_scheduling or registers):
             self._register(seq, seq.computed - seq.in_flight - num_dropped)
         if seq.known == end:
             self._end(seq)

@@ -72,13 +72,15 @@ def configs(draw: st.DrawFn, /, **fixed: Any) -> EngineConfig:
     num_drafts = fixed.get("num_speculative_tokens", draw(st.sampled_from([0, 0, 0, 1, 3])))
     drafter = draw(st.sampled_from(["n-gram", "draft model", "eagle"])) if num_drafts else ""
     is_async = fixed.get("async_scheduling", draw(st.sampled_from([False, False, True])))
+    is_0_33 = draw(st.booleans())
     cache = CacheConfig(
         num_blocks=MAX_MODEL_LEN // block_size + draw(st.sampled_from([0, 0, 1, 3, 12, 40])),
         block_size=block_size,
         enable_prefix_caching=fixed.get("caching", draw(st.booleans())),
         free_order=draw(st.sampled_from(FreeOrder)),
         has_null_block=draw(st.booleans()),
-        drops_last_hit=drafter == "eagle",
+        drops_last_hit=drafter == "eagle" and not is_0_33,
+        num_key_lookahead_tokens=int(drafter == "eagle" and is_0_33),
     )
     threshold = draw(st.sampled_from([0, 0, 0, 2, 5]))
     scheduler = SchedulerConfig(
@@ -96,6 +98,8 @@ def configs(draw: st.DrawFn, /, **fixed: Any) -> EngineConfig:
         num_lookahead_slots=num_drafts if drafter in ("draft model", "eagle") else 0,
         num_draft_rows=int(drafter == "draft model"),
         pad_single_token_admissions=draw(st.booleans()),
+        registers_at_update=is_0_33,
+        goes_on_after_self_preemption=is_0_33,
         may_cut_drafts=True,
     )
     return EngineConfig(cache, scheduler)
