@@ -86,6 +86,7 @@ def _v1_config(section: EngineSection, fit: Fit) -> SchedulerConfig:
     drafting = fit.file.speculation
     num_drafts = drafting.how_many().most if drafting is not None else 0
     proposer = _proposer_of(drafting) if drafting is not None else None
+    is_0_33 = section.scheduler == "vllm-0.33"
     return SchedulerConfig(
         max_model_len=fit.max_model_len,
         max_num_seqs=section.max_num_seqs,
@@ -100,6 +101,8 @@ def _v1_config(section: EngineSection, fit: Fit) -> SchedulerConfig:
         watermark_fraction=section.watermark or 0.0,
         full_sequence_gate=bool(section.full_sequence_gate),
         async_scheduling=section.async_scheduling,
+        registers_at_update=is_0_33,
+        goes_on_after_self_preemption=is_0_33,
         batching=section.batching.value(),
         num_speculative_tokens=num_drafts,
         num_lookahead_slots=num_drafts if proposer in (Proposer.DRAFT_MODEL, Proposer.EAGLE) else 0,

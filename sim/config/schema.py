@@ -29,7 +29,7 @@ from sim.metrics.summary import Slo
 
 PAPER = "vllm-v0"
 """The scheduler of the PagedAttention paper (vLLM 0.2.7)."""
-Release = Literal["vllm-0.32", "vllm-0.16", "vllm-0.10", "vllm-v0"]
+Release = Literal["vllm-0.33", "vllm-0.32", "vllm-0.16", "vllm-0.10", "vllm-v0"]
 KvElement = Literal["auto", "fp16", "bf16", "fp8", "int8"]
 KV_BYTES: dict[str, int] = {"auto": 2, "fp16": 2, "bf16": 2, "fp8": 1, "int8": 1}
 """Of one element of the KV cache; `auto` is the model's own 16 bits."""
@@ -46,9 +46,10 @@ _V1 = {
     "max_num_batched_tokens": 8192,
     "attention_backend": "flash_attn",
 }
+_SINCE_0_32 = _V1 | {"full_sequence_gate": True, "exempt_lone_prompt": True, "free_order": "unhashed_first"}
 RELEASE_RULES: dict[str, dict[str, Any]] = {
-    "vllm-0.32": _V1
-    | {"full_sequence_gate": True, "exempt_lone_prompt": True, "free_order": "unhashed_first"},
+    "vllm-0.33": _SINCE_0_32,
+    "vllm-0.32": _SINCE_0_32,
     "vllm-0.16": _V1 | {"full_sequence_gate": False, "exempt_lone_prompt": False, "free_order": "tail"},
     "vllm-0.10": _V1 | {"full_sequence_gate": False, "exempt_lone_prompt": False, "free_order": "tail"},
     PAPER: {

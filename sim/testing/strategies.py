@@ -206,7 +206,7 @@ def block_operations(*, max_size: int = 40) -> SearchStrategy[list[BlockOperatio
 @st.composite
 def experiment_settings(draw: DrawFn) -> dict[str, Any]:
     """Settings of small, valid experiments, as they stand in a YAML file."""
-    scheduler = draw(st.sampled_from(["vllm-0.32", "vllm-0.16", "vllm-0.10", "vllm-v0"]))
+    scheduler = draw(st.sampled_from(["vllm-0.33", "vllm-0.32", "vllm-0.16", "vllm-0.10", "vllm-v0"]))
     engine: dict[str, Any] = {
         "scheduler": scheduler,
         "max_model_len": 512,

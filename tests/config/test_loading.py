@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from sim.config import load_experiment
 from sim.config.yaml_dump import dump_yaml
 from sim.core.block_pool import FreeOrder
 from sim.core.policy import Continuous, Dynamic, PolicyKind, Static
+from sim.errors import ConfigError
 from sim.fleet.router import RouterKind
 from sim.metrics.summary import Slo
 from tests.config.experiment_files import MINIMAL, write
@@ -113,6 +115,19 @@ def test_a_release_sets_the_rules_that_are_not_given(tmp_path: Path) -> None:
     assert paged(new.engine).free_order is FreeOrder.UNHASHED_FIRST
     assert not v1_scheduler(old.engine).full_sequence_gate
     assert paged(old.engine).free_order is FreeOrder.TAIL
+
+
+def test_0_33_is_0_32_with_two_rules_of_its_own_and_refuses_eagle(tmp_path: Path) -> None:
+    path = write(tmp_path, MINIMAL)
+    new = load_experiment(path, ["engine.scheduler=vllm-0.33"])
+    old = load_experiment(path, ["engine.scheduler=vllm-0.32"])
+    assert v1_scheduler(new.engine) == replace(
+        v1_scheduler(old.engine), registers_at_update=True, goes_on_after_self_preemption=True
+    )
+    assert paged(new.engine) == paged(old.engine)
+    eagle = "speculation={proposer: eagle, acceptance: {kind: constant, rate: 0.5}}"
+    with pytest.raises(ConfigError, match=r"eagle is simulated under the rules of vllm-0\.32"):
+        load_experiment(path, ["engine.scheduler=vllm-0.33", eagle])
 
 
 def test_one_block_of_the_override_is_the_null_block(tmp_path: Path) -> None:
