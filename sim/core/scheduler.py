@@ -108,7 +108,8 @@ class Scheduler:
 
     def wake_ns(self) -> int | None:
         """When, with nothing running, waiting alone will start a batch."""
-        return None if self.running else self._gate.wake_ns(self.waiting)
+        is_caught = self.running or self.is_circling
+        return None if is_caught else self._gate.wake_ns(self.waiting)
 
     def remove(self, seq: Sequence, step: int) -> None:
         """Take a sequence out of whatever queue it is in before `step`, with all it holds."""
