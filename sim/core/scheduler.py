@@ -26,7 +26,7 @@ from sim.core.request import Request, Sequence, SequenceStatus
 from sim.core.scheduler_config import SchedulerConfig
 from sim.core.settling import Settling
 from sim.core.steady_batch import SteadyBatch
-from sim.core.step import ScheduledSequence, ScheduleKind, StepOutcome, StepPlan, StepResult
+from sim.core.step import DraftRun, ScheduledSequence, ScheduleKind, StepOutcome, StepPlan, StepResult
 from sim.core.step_draft import StepDraft
 
 
@@ -114,8 +114,8 @@ class Scheduler:
         return self._settling.settle(plan, result, num_steps)
 
     @property
-    def draft_runs(self) -> dict[tuple[int, int], int]:
-        """How often so many drafts were verified and so many of them kept; padding is not counted."""
+    def draft_runs(self) -> dict[DraftRun, int]:
+        """How often drafts were verified with this outcome; padding is not counted."""
         return self._settling.draft_runs
 
     def pop_finished(self, step: int) -> list[Sequence]:

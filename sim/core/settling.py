@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from sim.core.kv_memory import KVMemory
 from sim.core.request import FinishReason, Sequence, SequenceStatus
-from sim.core.step import ScheduledSequence, ScheduleKind, StepOutcome, StepPlan, StepResult
+from sim.core.step import DraftRun, ScheduledSequence, ScheduleKind, StepOutcome, StepPlan, StepResult
 
 if TYPE_CHECKING:
     from sim.core.scheduler import Scheduler
@@ -28,8 +28,8 @@ class Settling:
         self._scheduler = scheduler
         self._kv = kv
         self._is_async = scheduler.config.async_scheduling
-        self.draft_runs: dict[tuple[int, int], int] = {}
-        """How often so many drafts were verified and so many of them kept."""
+        self.draft_runs: dict[DraftRun, int] = {}
+        """How often drafts were verified with this outcome."""
 
     def settle(self, plan: StepPlan, result: StepResult, num_steps: int) -> StepOutcome:
         """Commit the first `num_steps` steps of a plan."""
@@ -65,8 +65,7 @@ class Settling:
         if row.num_draft_tokens:
             num_accepted = result.num_accepted.get(seq.seq_id, 0)
             if row.kind is ScheduleKind.RUNNING:
-                run = (row.num_draft_tokens, num_accepted)
-                self.draft_runs[run] = self.draft_runs.get(run, 0) + 1
+                self._count_run(row, num_accepted)
         is_running = seq.status is SequenceStatus.RUNNING
         if self._is_async:
             seq.num_in_flight -= 1 + row.num_draft_tokens
@@ -88,6 +87,13 @@ class Settling:
                 self._kv.register_computed(seq, seq.num_computed - seq.num_in_flight)
             seq.num_drafts = result.num_drafts.get(seq.seq_id, 0)
         return False
+
+    def _count_run(self, row: ScheduledSequence, num_accepted: int) -> None:
+        """Note what became of a sequence's drafts; to be called before they are committed."""
+        num_left, num_drafts = row.seq.max_known - row.seq.num_known, row.num_draft_tokens
+        num_tested, num_kept = min(num_drafts, num_left), min(num_accepted, num_left)
+        run = DraftRun(num_drafts, num_tested, num_kept, min(num_accepted + 1, num_left))
+        self.draft_runs[run] = self.draft_runs.get(run, 0) + 1
 
     @staticmethod
     def _finish_reason(seq: Sequence, result: StepResult) -> FinishReason | None:

@@ -267,11 +267,12 @@ def _memory_and_scheduling(record: RunRecord) -> dict[str, Number]:
 
 
 def _speculation(record: RunRecord) -> dict[str, Number]:
-    """What drafting gave, where anything was drafted."""
+    """What drafting gave, where anything was drafted; what lies past a sample's end was not given."""
     counters = record.counters
     runs, drafted, accepted = (counters[key] for key in ("draft_runs", "drafted_tokens", "accepted_tokens"))
     if not drafted:
         return {}
+    delivered = accepted + runs - counters["runs_ended_by_draft"]
     steps = record.steps
     drafting_ns = int(steps["drafting"].astype(np.int64).sum())
     busy_ns = int((steps["end"] - steps["start"]).astype(np.int64).sum())
@@ -282,8 +283,8 @@ def _speculation(record: RunRecord) -> dict[str, Number]:
         for place in range(1, sum(key.startswith("drafted_at_") for key in counters) + 1)
     }
     return {
-        "sim_acceptance_rate": accepted / drafted,
-        "sim_mean_acceptance_length": 1 + accepted / runs,
+        "sim_acceptance_rate": accepted / (drafted - counters["drafted_past_end_tokens"]),
+        "sim_mean_acceptance_length": delivered / runs,
         **at,
         "sim_mean_num_drafts": drafted / runs,
         "sim_drafted_tokens": drafted,

@@ -151,7 +151,8 @@ class DrawnAcceptance:
         self._law = law
         self._seed = seed
         self._next_refused: dict[tuple[int, int], list[int]] = {}
-        """For each place of an output, the first place from there on whose draft would be refused."""
+        """For each place of an output, the first place from there on whose draft would be refused, or the
+        end: drafts past the last token are not kept."""
 
     def num_accepted(self, seq: TokenSequence, num_drafts: int) -> int:
         """See `AcceptanceModel`."""
@@ -159,7 +160,7 @@ class DrawnAcceptance:
         found = self._next_refused.get(key)
         if found is None:
             found = self._next_refused[key] = self._draw(key, seq.max_known - seq.num_prompt_tokens)
-        num_kept = min(found[place] - place if place < len(found) else num_drafts, num_drafts)
+        num_kept = min(found[place] - place, num_drafts)
         if seq.num_known + num_kept + 1 >= seq.max_known:
             del self._next_refused[key]
         return num_kept
@@ -167,7 +168,7 @@ class DrawnAcceptance:
     def _draw(self, key: tuple[int, int], num_places: int) -> list[int]:
         stream = np.random.default_rng([self._seed, _STREAM, *key])
         refused = stream.random(num_places) >= self._rates(stream, num_places)
-        places = np.where(refused, np.arange(num_places), _NEVER)
+        places = np.where(refused, np.arange(num_places), num_places)
         nearest: list[int] = np.minimum.accumulate(places[::-1])[::-1].tolist()
         return nearest
 
@@ -223,7 +224,7 @@ class _ByPosition:
 
     def _is_kept(self, draws: Sequence[float], place: int, position: int) -> bool:
         if place + position >= len(draws):
-            return True
+            return False
         return draws[place + position] < self._rates[min(position, len(self._rates) - 1)]
 
 
@@ -263,9 +264,6 @@ class RecordedAcceptance:
                 f"{num_drafts} are proposed now: num_speculative_tokens is not that of the recording"
             )
         return counts[at]
-
-
-_NEVER = np.iinfo(np.int64).max // 2
 
 
 def _check_rates(*rates: float) -> None:

@@ -14,20 +14,33 @@ from sim.config import load_experiment
 from sim.config.catalog import load_model
 from sim.core.engine import EngineConfig
 from sim.core.kv_cache import CacheConfig
+from sim.core.request import Request, Sequence
 from sim.core.scheduler_config import SchedulerConfig
 from sim.cost.fixed import FixedCost
 from sim.fleet.cluster import Physics
+from sim.metrics.summary import Identity, Slo, summarize
 from sim.record.run_record import RunRecord
 from sim.simulation import run, simulate
 from sim.speculation.acceptance import AcceptanceLaw, Constant, PerPosition, PerRequest, Runs
 from sim.speculation.acceptance_file import dump_recorded
-from sim.speculation.speculator import Adaptive, ByBatch, Fixed, HowMany, Proposer, Speculation
+from sim.speculation.speculator import (
+    Adaptive,
+    ByBatch,
+    DraftCounter,
+    Fixed,
+    HowMany,
+    Proposer,
+    Speculation,
+    SpeculationCost,
+)
+from sim.speculation.theory import expected_rounds
 from tests.command_line import pagecast, refused
 from tests.strategies import CoarseCost, examples
 from workloads.spec import Workload
 
 REPO = Path(__file__).resolve().parents[2]
 TARGET, DRAFT = FixedCost(100), FixedCost(10)
+SPECULATION = Speculation(Proposer.DRAFT_MODEL, Adaptive(4), Constant(0.9), draft=load_model("qwen3-0.6b"))
 LAWS: list[AcceptanceLaw] = [
     Constant(0.0),
     Constant(0.6),
@@ -109,6 +122,43 @@ def test_with_all_kept_every_run_is_all_drafts_and_one_more() -> None:
     _, counts = np.unique(record.token_times, return_counts=True)
     assert counts.tolist() == [1] + [5] * 6
     assert record.counters["accepted_tokens"] == record.counters["drafted_tokens"] == 24
+
+
+@pytest.mark.parametrize("num_tokens", [2, 3, 4, 5, 6, 9, 17, 40])
+@pytest.mark.parametrize(("rate", "num_drafts"), [(0.7, 4), (0.7, 1), (0.3, 3), (0.9, 8), (1.0, 4), (0.0, 4)])
+def test_a_report_counts_what_was_tested_and_delivered(rate: float, num_drafts: int, num_tokens: int) -> None:
+    """Closed forms at every output length: drafts past the last token are neither tested nor kept."""
+    count = 1500
+    record = speculated(workload([(4, num_tokens)] * count), Fixed(num_drafts), Constant(rate))
+    values = summarize(record, Slo(), Identity("", "", 0)).values
+    closed = expected_rounds(rate, num_drafts, num_tokens - 1)
+    runs = record.counters["draft_runs"]
+    assert runs / count == pytest.approx(closed.num_rounds, rel=0.03)
+    assert values["sim_mean_num_drafts"] == num_drafts
+    assert values["sim_acceptance_rate"] == pytest.approx(closed.num_kept / closed.num_tested, abs=0.03)
+    assert values["sim_mean_acceptance_length"] == pytest.approx((num_tokens - 1) * count / runs)
+    assert values["sim_acceptance_rate_at_1"] == pytest.approx(rate, abs=0.03)
+
+
+@pytest.mark.parametrize("law", [PerPosition((0.7,)), PerRequest(0.7, 0.0), Runs(0.7, 0.7, 3, 3)])
+def test_every_law_ends_where_the_output_does(law: AcceptanceLaw) -> None:
+    record = speculated(workload([(4, 2)] * 1500), Fixed(4), law)
+    counters = record.counters
+    assert counters["drafted_tokens"] - counters["drafted_past_end_tokens"] == counters["draft_runs"] == 1500
+    assert counters["accepted_tokens"] / 1500 == pytest.approx(0.7, abs=0.04)
+
+
+def test_adaptive_drafting_expects_nothing_past_the_end_and_learns_nothing_from_it() -> None:
+    """One token is to come, whatever is drafted for it; and drafts that nobody could keep say nothing."""
+    record = speculated(workload([(4, 2)] * 50), Adaptive(4), Constant(1.0))
+    assert record.counters["drafted_tokens"] == 0
+    counter = DraftCounter(SPECULATION, SpeculationCost(SPECULATION, TARGET, DRAFT))
+    ends = Sequence(0, Request(0, 0, 4, 2), 0, 100)
+    ends.num_known += 1
+    for _ in range(1000):
+        counter.note(ends, 4, 0)
+        counter.note(ends, 4, 4)
+    assert counter.rate == pytest.approx(0.5, abs=0.01), "of each two drafts for the last place one was kept"
 
 
 @examples(60)
