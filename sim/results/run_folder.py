@@ -15,7 +15,8 @@ The same experiment with the same seed gives the same bytes in every file but `e
 `bench.json` but for its `date` (set `SOURCE_DATE_EPOCH` to fix that too).
 
 A run is written under a hidden name beside its own, flushed to the disk and renamed; a run that dies leaves
-at most a folder whose name starts with a dot. An existing run is never overwritten.
+at most a folder whose name starts with a dot. An existing run is never overwritten, and none is lost because
+another has its name (`whole_folder.py`).
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ from sim.metrics.summary import Summary
 from sim.record.column_files import read_columns, write_columns
 from sim.record.run_record import TIME, RunRecord, RunRecordError
 from sim.results.bench_file import Traffic, bench_document, dump_bench
-from sim.results.whole_folder import whole_folder
+from sim.results.whole_folder import WholeFolder, is_taken
 
 RECORD_SCHEMA_VERSION = 1
 
@@ -73,21 +74,35 @@ def write_run(
     *,
     draw: Draw | None = None,
     attachments: Mapping[str, bytes] = MappingProxyType({}),
+    renames: bool = False,
 ) -> Path:
-    """Write a run, further files by name, and what `draw` makes of it, as `folder`; returns the folder.
+    """Write a run, further files by name, and what `draw` makes of it, as `folder`.
+
+    Args:
+        folder: What it is to be called.
+        run: What to write.
+        traffic: The rate and the like, for `bench.json`.
+        draw: Adds pictures and pages.
+        attachments: Further files by name.
+        renames: Whether a run whose name is taken before it is written gets another, as it does when that
+            happens while it is written.
+
+    Returns:
+        What the folder is called.
 
     Raises:
-        ConfigError: The folder exists, or cannot be written.
+        ConfigError: The folder is there before, and not empty, or cannot be written.
     """
-    if folder.exists():
+    if is_taken(folder) and not renames:
         raise ConfigError([Problem(str(folder), "", "this run exists already, and runs are not overwritten")])
-    with whole_folder(folder) as partial:
+    writing = WholeFolder(folder)
+    with writing as partial:
         _write_files(partial, run, traffic)
         for name, content in attachments.items():
             (partial / name).write_bytes(content)
         if draw is not None:
             draw(partial, run)
-    return folder
+    return writing.folder
 
 
 def _write_files(folder: Path, run: Run, traffic: Traffic) -> None:
