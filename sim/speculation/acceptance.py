@@ -112,7 +112,16 @@ AcceptanceLaw = Constant | PerPosition | PerRequest | Runs | Recorded
 
 
 class RecordingTooShortError(ValueError):
-    """A recording ended before the run did."""
+    """A recording ended before the run did, or has a round that the run does not; `key` says whose."""
+
+    def __init__(self, key: tuple[int, int], message: str) -> None:
+        super().__init__(key, message)  # SimPy makes it anew from these
+        self.key = key
+        """The request and its sample."""
+        self.message = message
+
+    def __str__(self) -> str:
+        return f"request {self.key[0]}, sample {self.key[1]}: {self.message}"
 
 
 def make_acceptance(law: AcceptanceLaw, seed: int) -> AcceptanceModel:
@@ -244,7 +253,8 @@ class RecordedAcceptance:
 
         Raises:
             RecordingTooShortError: No round of this sequence is left, or it kept more than is drafted now,
-                and nothing is said of what happens otherwise.
+                and nothing is said of what happens otherwise. Where as many as are drafted, and one more,
+                reach the last token, all of them are kept: the others would have been past it.
         """
         key = (int(seq.request.request_id), seq.sample)
         counts, at = self._counts.get(key, ()), self._next.get(key, 0)
@@ -254,16 +264,16 @@ class RecordedAcceptance:
                 return min(counts[at], num_drafts)
             return self._otherwise.num_accepted(seq, num_drafts)
         if at >= len(counts):
-            raise RecordingTooShortError(
-                f"request {key[0]}, sample {key[1]}: {len(counts)} runs are recorded, and it needs more"
-            )
+            raise RecordingTooShortError(key, f"{len(counts)} runs are recorded, and it needs more")
         self._next[key] = at + 1
-        if counts[at] > num_drafts:
+        if counts[at] > num_drafts and num_drafts + 1 < seq.max_known - seq.num_known:
             raise RecordingTooShortError(
-                f"request {key[0]}, sample {key[1]}: run {at} kept {counts[at]} drafts, and "
-                f"{num_drafts} are proposed now: num_speculative_tokens is not that of the recording"
+                key,
+                f"run {at} kept {counts[at]} drafts, and {num_drafts} are verified now: what limits drafts is "
+                "not that of the recording (num_speculative_tokens, by_batch, adaptive, the token budget, "
+                "long_prefill_token_threshold)",
             )
-        return counts[at]
+        return min(counts[at], num_drafts)
 
 
 def _check_rates(*rates: float) -> None:

@@ -263,6 +263,51 @@ def test_a_recording_is_replayed_to_the_letter(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    "change",
+    [
+        "engine.long_prefill_token_threshold=3",
+        "speculation.by_batch=[{max_batch_size: 1, num_tokens: 4}, {max_batch_size: 8, num_tokens: 2}]",
+    ],
+)
+def test_a_recording_of_more_drafts_than_are_verified_is_told_by_its_place(
+    tmp_path: Path, change: str
+) -> None:
+    text = RECORDED.replace("tokens: 10}\n", "tokens: 20}\n").replace("2 /s", "2000 /s")
+    (tmp_path / "recorded.yaml").write_text(text)
+    counts = {(request, 0): (4, 4, 4, 4) for request in range(2)}
+    (tmp_path / "accepted.json").write_text(dump_recorded(counts, 4))
+    config, out = str(tmp_path / "recorded.yaml"), str(tmp_path / "run")
+    told = refused("simulate", config, "--out", out, "--set", change)
+    assert f"{tmp_path / 'accepted.json'}: accepted.0[0]: run " in told
+    assert "kept 4 drafts, and 2 are verified now" in told
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("max_model_len", [20, 17])
+def test_a_recording_may_keep_more_than_the_longest_sequence_has_room_for(
+    tmp_path: Path, max_model_len: int
+) -> None:
+    """The last round gives the tokens that are missing, however many drafts fit."""
+    (tmp_path / "recorded.yaml").write_text(RECORDED)
+    (tmp_path / "accepted.json").write_text(dump_recorded({(0, 0): (4, 4), (1, 0): (2, 4, 4)}, 4))
+    change = f"engine.max_model_len={max_model_len}"
+    record = simulate(load_experiment(tmp_path / "recorded.yaml", [change]))
+    assert record.requests["output_tokens"].tolist() == [max_model_len - 10] * 2
+
+
+def test_a_token_budget_that_holds_no_sequence_with_its_drafts_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "recorded.yaml").write_text(RECORDED)
+    (tmp_path / "accepted.json").write_text(dump_recorded({(0, 0): (4, 4), (1, 0): (4, 4)}, 4))
+    change = "engine.max_num_scheduled_tokens=4"
+    told = refused("simulate", str(tmp_path / "recorded.yaml"), "--set", change)
+    assert (
+        "--set engine.max_num_scheduled_tokens: 4 do not hold one sequence with its drafts, 5 tokens" in told
+    )
+    fine = load_experiment(tmp_path / "recorded.yaml", ["engine.max_num_scheduled_tokens=5"])
+    assert simulate(fine).requests["output_tokens"].tolist() == [10, 10]
+
+
+@pytest.mark.parametrize(
     ("counts", "says"),
     [
         ({(0, 0): (4, 4)}, "accepted.1[0]: is shorter than the run: 0 tokens of 9"),
