@@ -28,7 +28,7 @@ from workloads.traces.bailian import read_bailian
 from workloads.traces.burstgpt import read_burstgpt
 from workloads.traces.llmservingsim import read_llmservingsim
 from workloads.traces.mooncake import read_mooncake
-from workloads.traces.rows import TraceRows
+from workloads.traces.rows import MAX_TIME_NS, TraceRows
 from workloads.traces.splitwise import read_splitwise
 from workloads.traces.vidur import read_vidur
 from workloads.turns import Due, Waits
@@ -37,6 +37,7 @@ EMPTY = "without prompt or output"
 OUTSIDE_WINDOW = "outside the window"
 BEYOND_LIMIT = "beyond the limit"
 WITH_ITS_LEADERS = "turns of requests outside the window"
+_YEAR_NS = 365 * 86_400 * 10**9
 
 
 def make_from_trace(config: TraceWorkload, seed: int) -> Workload:
@@ -142,6 +143,12 @@ class _Selection:
                 f"by; leave window out (limit takes the first requests)"
             )
         first = min((stamp for stamp in rows.arrival_ns if stamp is not None), default=0)
+        for row, stamp in enumerate(rows.arrival_ns):
+            if stamp is not None and stamp - first > MAX_TIME_NS:
+                raise WorkloadError(
+                    f"{config.path}:{rows.lines[row]}: this request comes {(stamp - first) / _YEAR_NS:,.0f} "
+                    f"years after the first one, more than the century that can be simulated"
+                )
         return [None if stamp is None else stamp - first for stamp in rows.arrival_ns]
 
     @property

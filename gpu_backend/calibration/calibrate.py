@@ -41,6 +41,7 @@ from sim.experiment import Experiment
 from sim.results.environment import package_version
 from sim.results.whole_folder import WholeFolder, is_taken
 from sim.simulation import no_garbage_collection
+from workloads.text import parse_json
 
 FRESH_FOR = timedelta(days=1)
 METHOD = 7
@@ -184,7 +185,7 @@ def find_fresh(
     key = key_of(replayer, fusions, is_quick=is_quick)
     folder = folder_of(experiment, key)
     try:
-        about = json.loads((folder / ABOUT).read_text(encoding="utf-8"))
+        about = parse_json((folder / ABOUT).read_text(encoding="utf-8"))
         age = datetime.now(UTC) - datetime.fromisoformat(about["date"])
     except (OSError, ValueError, KeyError, TypeError):
         return None

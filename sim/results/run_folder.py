@@ -41,6 +41,7 @@ from sim.record.column_files import read_columns, write_columns
 from sim.record.run_record import TIME, RunRecord, RunRecordError
 from sim.results.bench_file import Traffic, bench_document, dump_bench
 from sim.results.whole_folder import WholeFolder, is_taken
+from workloads.text import parse_json
 
 RECORD_SCHEMA_VERSION = 1
 
@@ -209,7 +210,7 @@ def _read_record(folder: Path, environment: Mapping[str, Any]) -> RunRecord:
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
+        document = parse_json(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ConfigError([Problem(str(path), "", "is missing")]) from None
     except (OSError, UnicodeDecodeError) as error:

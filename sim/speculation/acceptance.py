@@ -269,7 +269,7 @@ class RecordedAcceptance:
         if counts[at] > num_drafts and num_drafts + 1 < seq.max_known - seq.num_known:
             raise RecordingTooShortError(
                 key,
-                f"run {at} kept {counts[at]} drafts, and {num_drafts} are verified now: what limits drafts is "
+                f"run {at} kept {counts[at]} drafts, and {num_drafts} are verified now: what limits them is "
                 "not that of the recording (num_speculative_tokens, by_batch, adaptive, the token budget, "
                 "long_prefill_token_threshold)",
             )
