@@ -30,6 +30,7 @@ from workloads.generate import WorkloadConfig, build
 from workloads.servegen import ServeGenWorkload
 from workloads.spec import Workload
 from workloads.synthetic import SyntheticWorkload
+from workloads.text import is_utf8
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,6 +215,8 @@ def refuse_unwritable(folder: Path) -> None:
 
 
 def _fault_of(folder: Path) -> str | None:
+    if not is_utf8(str(folder.absolute())):
+        return "cannot be written: its name is not UTF-8"
     try:
         if is_taken(folder):
             return "is there already, and runs are not overwritten"
