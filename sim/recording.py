@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,7 +12,6 @@ from typing import Any
 
 from sim.config.catalog import is_path
 from sim.cost.calibration import ABOUT, OTHERS, STEPS, guesses_of
-from sim.errors import ConfigError, Problem
 from sim.experiment import Experiment
 from sim.fleet.cluster import Progress
 from sim.metrics.basis import Basis, Number
@@ -24,13 +21,13 @@ from sim.record.run_record import RunRecord
 from sim.results.bench_file import traffic_of
 from sim.results.environment import Facts, collect_environment
 from sim.results.run_folder import Run, unique_run_name, write_run
-from sim.results.whole_folder import free_name, is_taken
+from sim.results.whole_folder import free_name
+from sim.results.writable import refuse_unwritable
 from sim.simulation import experiment_cost, experiment_draft_cost, simulate, simulate_at_the_end
 from workloads.generate import WorkloadConfig, build
 from workloads.servegen import ServeGenWorkload
 from workloads.spec import Workload
 from workloads.synthetic import SyntheticWorkload
-from workloads.text import is_utf8
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,33 +198,6 @@ def folder_for(wanted: Path | None, experiment: Experiment, prefix: str = "") ->
         folder = free_name(experiment.results_dir / experiment.name / f"{prefix}{name}")
     refuse_unwritable(folder)
     return folder
-
-
-def refuse_unwritable(folder: Path) -> None:
-    """Say before the simulation what would spoil it at its end; makes nothing.
-
-    Raises:
-        ConfigError: The folder exists and is not empty, or cannot be made.
-    """
-    fault = _fault_of(folder)
-    if fault is not None:
-        raise ConfigError([Problem(str(folder), "", fault)])
-
-
-def _fault_of(folder: Path) -> str | None:
-    if not is_utf8(str(folder.absolute())):
-        return "cannot be written: its name is not UTF-8"
-    try:
-        if is_taken(folder):
-            return "is there already, and runs are not overwritten"
-        with suppress(FileNotFoundError):
-            folder.lstat()
-            folder = folder.resolve()  # an empty one may be linked to
-        parent = next(parent for parent in folder.absolute().parents if parent.exists())
-    except (OSError, ValueError) as error:
-        return f"cannot be written: {error.strerror if isinstance(error, OSError) else error}"
-    is_writable = os.access(parent, os.W_OK | os.X_OK)
-    return None if is_writable else f"cannot be written: no permission to write in {parent}"
 
 
 def inputs_of(experiment: Experiment) -> list[Path]:

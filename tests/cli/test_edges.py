@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+import sim.cli.sensitivity
+import sim.cli.waste  # noqa: F401  # so that their parts can be taken away
 from sim.cli.app import BAD_INPUT, INTERRUPTED
 from tests.command_line import COMMAND, EXPERIMENT, refused, refused_by_a_process
 
@@ -211,3 +213,27 @@ main()
     assert done.returncode == INTERRUPTED, done.stderr
     assert done.stderr.startswith("interrupted")
     assert done.stderr.count("\n") == 1
+
+
+# What is to be written --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("out", "why"),
+    [
+        ("tiny.yaml/x", "Not a directory"),
+        ("x" * 300, "File name too long"),
+        ("folder", "is a folder"),
+        ("deep/tiny.yaml/x", "tiny.yaml"),
+    ],
+)
+@pytest.mark.parametrize("command", ["explain-waste", "sensitivity"])
+def test_a_file_that_cannot_be_written_is_told_before_the_simulation(
+    command: str, out: str, why: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("folder", "folder.svg", "deep"):
+        Path(name).mkdir()
+    Path("deep", "tiny.yaml").write_text("a file")
+    monkeypatch.delattr("sim.cli.sensitivity.simulate", raising=False)
+    monkeypatch.delattr("sim.cli.waste.core_at", raising=False)
+    assert why in refused(command, "tiny.yaml", "--out", out)
