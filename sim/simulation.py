@@ -20,6 +20,7 @@ from sim.cost.step_time import KernelCost
 from sim.errors import ConfigError, Problem
 from sim.experiment import Experiment
 from sim.fleet.cluster import Body, Cluster, ClusterConfig, Physics, Progress
+from sim.fleet.driver import SimulationTooLongError
 from sim.record.builder import build_record
 from sim.record.run_record import RunRecord
 from sim.speculation.acceptance import Recorded, RecordingTooShortError
@@ -47,7 +48,8 @@ def simulate(
 
     Raises:
         WorkloadError: The workload cannot be read or made.
-        ConfigError: A recording of accepted drafts is shorter than the run, or not of such a run.
+        ConfigError: A recording of accepted drafts is shorter than the run, or not of such a run; or more
+            time passes than can be told.
         SimulationError: See `run`.
     """
     if workload is None:
@@ -60,6 +62,8 @@ def simulate(
     physics = Physics(cost, experiment.traffic, experiment.beams, experiment.speculation, draft_cost)
     try:
         return run(workload, experiment.engine, physics, experiment.cluster, on_progress)
+    except SimulationTooLongError as error:
+        raise ConfigError([Problem(str(experiment.source), "", str(error))]) from error
     except RecordingTooShortError as error:
         request, sample = error.key
         key = f"accepted.{request}[{sample}]"

@@ -226,7 +226,9 @@ class _Selection:
         if config.arrivals is not None:
             drawn = draw_arrivals(config.arrivals, len(picked), stream(self._seed, "workload.arrivals"))
             if config.rate_scale != 1:
-                drawn = np.rint(drawn / config.rate_scale).astype(np.int64)
+                scaled = drawn / config.rate_scale
+                self._refuse_late(float(scaled[-1]))
+                drawn = np.rint(scaled).astype(np.int64)
             return drawn, picked, turns
         times: list[int] = []
         for number, row in enumerate(picked):
@@ -246,8 +248,16 @@ class _Selection:
             return 0
         stamp_ns = due.stamp_ns - config.window_start_ns
         if config.rate_scale != 1:
+            self._refuse_late(stamp_ns / config.rate_scale)
             stamp_ns = round(stamp_ns / config.rate_scale)
         return max(stamp_ns + due.delay_ns, 0)
+
+    def _refuse_late(self, time_ns: float) -> None:
+        if time_ns > MAX_TIME_NS:
+            raise WorkloadError(
+                f"{self._config.path}: rate_scale {self._config.rate_scale:g} stretches it over more than a "
+                "century: raise it"
+            )
 
     def _turns_among(self, place: Mapping[int, int]) -> dict[int, Turn]:
         """Rows that wait for others, all by their places among those picked."""

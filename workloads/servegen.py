@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from workloads.errors import WorkloadError
 from workloads.lengths import Empirical, draw_lengths
-from workloads.spec import Ints, Workload
+from workloads.spec import MAX_REQUESTS, Ints, Workload
 from workloads.streams import stream
 from workloads.text import parse_json, parse_number
 from workloads.traces.rows import NS_PER_S, csv_lines, read_text
@@ -95,6 +95,11 @@ def _draw_client(config: ServeGenWorkload, number: int, seed: int) -> tuple[Ints
         count = round(rate_per_s * config.rate_scale * WINDOW_S)
         if not first <= start_s < last or not count:
             continue
+        if count > MAX_REQUESTS:
+            raise WorkloadError(
+                f"client {number}: {count:,} requests in one window are more than can be simulated, "
+                f"{MAX_REQUESTS:,}: lower rate_scale"
+            )
         times_s = _renewal(pattern, shape, scale, count, rng) + (start_s - first)
         arrivals.append(np.rint(times_s * NS_PER_S).astype(np.int64))
         for lengths, name in ((prompts, "input_tokens"), (outputs, "output_tokens")):

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from workloads.errors import WorkloadError
 
 Ints = NDArray[np.int64]
+MAX_REQUESTS = 10_000_000
 
 
 class RequestSpec(NamedTuple):

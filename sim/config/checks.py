@@ -21,8 +21,9 @@ from sim.config.schema import (
     ExperimentFile,
     SwapSection,
 )
+from sim.config.sizes import size_faults
 from sim.config.speculation_checks import speculation_faults
-from sim.config.workload import ServeGenSection
+from sim.config.workload import ServeGenSection, SyntheticSection
 from sim.config.yaml_source import KeyPath
 from sim.core.buddy import largest_chunk
 from sim.cost.hardware import Gpu
@@ -178,6 +179,8 @@ class Fit:
             yield ("model",), does_not_fit(self._room())
         else:
             yield from self._contiguous_faults() if self.is_contiguous else self._pool_faults()
+            num_blocks = 0 if self.is_contiguous else self.num_usable_blocks  # stretches are few
+            yield from size_faults(self.file, num_blocks, self.num_host_blocks, self.num_offload_blocks)
         if self.is_paper:
             yield from self._paper_faults()
         if self.file.offload is not None and not self.num_offload_blocks:
@@ -305,6 +308,10 @@ class Fit:
                 f"{self.gpu.name} has no 8-bit products: the fp8 weights of {self.model.name} save memory "
                 "and reading, and are multiplied in 16 bits"
             )
+        workload = self.file.workload
+        has_priorities = isinstance(workload, SyntheticSection) and bool(workload.priorities)
+        if has_priorities and self.engine.scheduling_policy == "fcfs":
+            yield "workload.priorities are ignored: engine.scheduling_policy is fcfs"
         if self.file.cluster.router == "prefix_affine" and not self.engine.enable_prefix_caching:
             yield "cluster.router prefix_affine gains nothing while engine.enable_prefix_caching is false"
         if self.engine.async_scheduling and self.engine.fusion == "roofline":

@@ -184,6 +184,7 @@ class Cluster:
 
     def _arrive(self, spec: RequestSpec) -> None:
         """A request arrives now."""
+        self._timeline.refuse_late()
         now_ns = self._timeline.now_ns
         replica = self._router.choose(spec, self._outstanding)
         content = None

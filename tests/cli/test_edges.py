@@ -12,7 +12,7 @@ import pytest
 import sim.cli.sensitivity
 import sim.cli.waste  # noqa: F401  # so that their parts can be taken away
 from sim.cli.app import BAD_INPUT, INTERRUPTED
-from tests.command_line import COMMAND, EXPERIMENT, refused, refused_by_a_process
+from tests.command_line import COMMAND, EXPERIMENT, pagecast, refused, refused_by_a_process
 
 pytestmark = pytest.mark.usefixtures("here")
 TRACED = "model: llama-3-8b\nhardware: a100-80gb-sxm\nworkload: {{kind: trace, path: {}, format: {}}}\n"
@@ -237,3 +237,65 @@ def test_a_file_that_cannot_be_written_is_told_before_the_simulation(
     monkeypatch.delattr("sim.cli.sensitivity.simulate", raising=False)
     monkeypatch.delattr("sim.cli.waste.core_at", raising=False)
     assert why in refused(command, "tiny.yaml", "--out", out)
+
+
+# Times and sizes --------------------------------------------------------------------------------------
+
+FAR_DELAY = json.dumps({"session_id": "a", "delay": 3.1e12, "input_length": 5, "output_length": 4})
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "workload.arrivals={kind: closed_loop, concurrency: 1, think_time: 1e6 h}",
+        "step_time={target: 1e6 h}",
+        "workload={kind: trace, path: far.jsonl, format: mooncake}",
+    ],
+)
+def test_a_simulation_of_more_time_than_can_be_told_is_refused(change: str) -> None:
+    first = json.dumps({"session_id": "a", "timestamp": 0, "input_length": 5, "output_length": 4})
+    Path("far.jsonl").write_text("\n".join([first, *[FAR_DELAY] * 4]))
+    told = refused("simulate", "tiny.yaml", "--set", change, "--out", "run")
+    assert told.startswith("tiny.yaml: more than 146 years pass")
+
+
+def test_a_rate_scale_that_stretches_a_trace_over_centuries_is_refused() -> None:
+    Path("t").write_text(f"{HEADER}0,1,5\n1000,1,5\n")
+    Path("traced.yaml").write_text(TRACED.format("./t", "vidur"))
+    assert "rate_scale 1e-11 stretches it over more than a century" in refused(
+        "check", "traced.yaml", "--set", "workload.rate_scale=1e-11"
+    )
+    drawn = "workload.arrivals={kind: constant, rate: 1e-3 /s}"
+    changes = ("--set", drawn, "--set", "workload.rate_scale=1e-11")
+    assert "rate_scale 1e-11 stretches" in refused("check", "traced.yaml", *changes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "place"),
+    [
+        (("engine.num_gpu_blocks_override=1e9",), "engine.num_gpu_blocks_override: 999,999,999 KV blocks"),
+        (("offload={space: 1000000 TiB}",), "offload.space: 524,288,000,000 KV blocks"),
+        (("offload={space: 1 GiB, num_blocks: 1e9}",), "offload.num_blocks: 1,000,000,000 KV blocks"),
+        (
+            ("engine.scheduler=vllm-v0", "swap={space: 1000000 TiB}"),
+            "swap.space: 524,288,000,000 KV blocks",
+        ),
+        (("cluster.replicas=10000",), "engine.block_size: "),
+        (("workload.num_samples=1e9",), "workload.num_samples: 1,000,000,000 are more than"),
+        (
+            ("workload.num_requests=1e6", "workload.num_samples=11"),
+            "workload.num_samples: 1,000,000 requests",
+        ),
+    ],
+)
+def test_sizes_that_cannot_be_held_are_told_by_their_place(changes: tuple[str, ...], place: str) -> None:
+    told = refused("check", "tiny.yaml", *[part for change in changes for part in ("--set", change)])
+    assert place in told.replace("--set ", "").replace("offload: offload", "offload")
+
+
+def test_priorities_that_nobody_looks_at_are_told() -> None:
+    given = ("--set", "workload.priorities=[0, 1]")
+    told = pagecast("check", "tiny.yaml", *given).stderr.replace("\n", " ")
+    assert "workload.priorities are ignored: engine.scheduling_policy is fcfs" in told
+    chosen = ("--set", "engine.scheduling_policy=priority")
+    assert "priorities" not in pagecast("check", "tiny.yaml", *given, *chosen).stderr
