@@ -94,13 +94,24 @@ class Summary:
         """The summary that `to_json` wrote; raises KeyError or ValueError for anything else."""
         if document["sim_schema_version"] != SUMMARY_SCHEMA_VERSION:
             raise ValueError(f"schema version {document['sim_schema_version']}, not {SUMMARY_SCHEMA_VERSION}")
+        values = {key: value for key, value in document.items() if definition_of(key) is not None}
+        for key, value in values.items():
+            if type(value) not in (int, float, type(None)):
+                raise ValueError(f"{key} is no number")
         return cls(
             Identity(document["sim_experiment"], document["model_id"], document["sim_seed"]),
-            {key: value for key, value in document.items() if definition_of(key) is not None},
-            tuple(document["sim_weak_percentiles"]),
-            tuple(document["sim_notes"]),
+            values,
+            _texts(document, "sim_weak_percentiles"),
+            _texts(document, "sim_notes"),
             Basis.from_json(document["sim_basis"]) if "sim_basis" in document else None,
         )
+
+
+def _texts(document: Mapping[str, Any], key: str) -> tuple[str, ...]:
+    texts = document[key]
+    if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
+        raise ValueError(f"{key} is no list of texts")
+    return tuple(texts)
 
 
 def summarize(record: RunRecord, slo: Slo, identity: Identity) -> Summary:

@@ -148,7 +148,11 @@ class RunRecord:
         """Verify this module's invariants and return self; raises `RunRecordError` at the first fault."""
         _check_table("requests", self.requests, REQUEST_COLUMNS)
         _check_table("steps", self.steps, STEP_COLUMNS)
-        _expect(min(self.num_blocks, self.block_size, self.num_replicas) >= 1, "sizes must be at least 1")
+        sizes = (self.num_blocks, self.block_size, self.num_replicas)
+        _expect(all(type(size) is int and size >= 1 for size in sizes), "sizes must be whole, and at least 1")
+        _expect(isinstance(self.counters, Mapping), "counters: not a table of counts")
+        wrong = [name for name, count in self.counters.items() if type(count) is not int]
+        _expect(not wrong, f"counters: no whole number: {', '.join(wrong)}")
         missing = COUNTERS.keys() - self.counters.keys()
         _expect(not missing, f"counters: missing {', '.join(sorted(missing))}")
         self._check_requests()
@@ -188,6 +192,8 @@ class RunRecord:
 def _check_table(table: str, columns: Mapping[str, NDArray[Any]], schema: Mapping[str, Column]) -> None:
     missing = [name for name in schema if name not in columns]
     _expect(not missing, f"{table}: missing column {', '.join(missing)}")
+    flat = [name for name in schema if columns[name].ndim != 1]
+    _expect(not flat, f"{table}: not one value a row: {', '.join(flat)}")
     lengths = {name: len(columns[name]) for name in schema}
     _expect(len(set(lengths.values())) == 1, f"{table}: columns differ in length: {lengths}")
     for name, column in schema.items():

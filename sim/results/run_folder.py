@@ -44,6 +44,7 @@ from sim.results.whole_folder import WholeFolder, is_taken
 from workloads.text import parse_json
 
 RECORD_SCHEMA_VERSION = 1
+_NO_TIMES = np.zeros(0, dtype=TIME)
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,6 +170,8 @@ def load_run(folder: Path) -> Run:
     config = read_yaml(folder / "config.yaml")
     if config.problems:
         raise ConfigError(config.problems)
+    if not isinstance(config.data, dict):
+        raise ConfigError([Problem(str(folder / "config.yaml"), "", "is no experiment: it has no keys")])
     return Run(
         config=config.data,
         record=_read_record(folder, environment),
@@ -189,6 +192,8 @@ def _read_summary(path: Path) -> Summary:
 def _read_record(folder: Path, environment: Mapping[str, Any]) -> RunRecord:
     facts = _read_json(folder / "record.json")
     tokens = read_columns(folder / "tokens.npz")
+    if tokens.get("token_times", _NO_TIMES).dtype != _NO_TIMES.dtype:
+        raise ConfigError([Problem(str(folder / "tokens.npz"), "token_times", "holds no times")])
     try:
         return RunRecord(
             requests=read_columns(folder / "requests.npz"),

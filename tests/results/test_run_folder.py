@@ -6,6 +6,7 @@ import json
 import os
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import fields
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,7 +20,9 @@ from sim.errors import ConfigError
 from sim.metrics.summary import Identity, Slo, summarize
 from sim.record.run_record import REQUEST_COLUMNS, RunRecord, RunRecordError
 from sim.report.page import draw_run
+from sim.report.tables import comparison_table
 from sim.results.bench_file import Traffic
+from sim.results.compare import compare_runs
 from sim.results.run_folder import Run, dump_summary, load_run, unique_run_name, write_run
 from sim.results.whole_folder import WholeFolder
 from tests.records import MS, S, Served, make_record, toy_run
@@ -318,3 +321,42 @@ def test_records_that_break_their_rules_are_refused() -> None:
     for message, changes in cases.items():
         with pytest.raises(RunRecordError, match=message):
             broken(record, **changes).check()
+
+
+WRONG: list[Any] = [None, "x", [], {}, 1.5, True, -1, [1], {"a": 1}, 10**30]
+
+
+@pytest.mark.parametrize("wrong", WRONG, ids=repr)
+def test_a_wrong_type_in_a_run_is_told_by_its_file_or_does_no_harm(tmp_path: Path, wrong: Any) -> None:
+    """Whatever somebody wrote into a file: comparing ends with a `ConfigError`, or with a table."""
+    good = load_run(write(tmp_path / "run"))
+    for name in ("environment.json", "record.json", "summary.json"):
+        document = json.loads((tmp_path / "run" / name).read_text())
+        for key in [None, *document]:
+            changed = wrong if key is None else document | {key: wrong}
+            (tmp_path / "run" / name).write_text(json.dumps(changed))
+            with suppress(ConfigError):
+                found = load_run(tmp_path / "run")
+                comparison_table(compare_runs([("good", good), ("wrong", found)]))
+        (tmp_path / "run" / name).write_text(json.dumps(document))
+
+
+@pytest.mark.parametrize("text", ["- a\n", "x\n", "1\n", "null\n", ""])
+def test_a_configuration_without_keys_is_told(tmp_path: Path, text: str) -> None:
+    write(tmp_path / "run")
+    (tmp_path / "run" / "config.yaml").write_text(text)
+    with pytest.raises(ConfigError, match=r"config\.yaml: is no experiment: it has no keys"):
+        load_run(tmp_path / "run")
+
+
+@pytest.mark.parametrize("table", ["requests", "steps", "tokens"])
+def test_columns_of_another_type_or_shape_are_told(tmp_path: Path, table: str) -> None:
+    write(tmp_path / "run")
+    path = tmp_path / "run" / f"{table}.npz"
+    columns = dict(np.load(path))
+    for name, column in columns.items():
+        text = column.astype(str if column.dtype.kind != "U" else bytes)
+        for wrong in (text, np.array(3), column[:, None], np.zeros(len(column), dtype=complex)):
+            np.savez(path, **(columns | {name: wrong}))
+            with pytest.raises(ConfigError, match=str(tmp_path / "run")):
+                load_run(tmp_path / "run")
