@@ -31,6 +31,7 @@ from sim.core.step import Executor, StepPlan, StepResult
 from sim.cost.host_traffic import HostTraffic
 from sim.fleet.links import HostLink
 from sim.record.recorder import ReplicaLog
+from workloads.errors import WorkloadError
 
 Wait = Generator[simpy.Event, Any, None]
 LAST_NS = 2**62
@@ -44,8 +45,8 @@ class SimulationError(RuntimeError):
     """The simulation broke one of its own rules; a bug here or in a cost model, not bad input."""
 
 
-class SimulationTooLongError(ValueError):
-    """More time passes than is told in whole nanoseconds: waiting, delays or step times are far too long."""
+class SimulationTooLongError(WorkloadError):
+    """More time passes than 64 bits tell in nanoseconds: waiting, delays or step times are far too long."""
 
 
 class Occurrence(simpy.Event):

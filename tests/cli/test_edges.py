@@ -259,6 +259,16 @@ def test_a_simulation_of_more_time_than_can_be_told_is_refused(change: str) -> N
     assert told.startswith("tiny.yaml: more than 146 years pass")
 
 
+def test_so_is_one_that_is_only_looked_at() -> None:
+    drawn = "workload.arrivals={kind: closed_loop, concurrency: 1, think_time: 1e6 h}"
+    told = refused("explain-waste", "tiny.yaml", "--set", drawn, "--at", "1e6 h")
+    assert "nothing runs at" in told
+    steps = "step_time={target: 1e6 h}"
+    told = refused("sensitivity", "tiny.yaml", "--set", drawn)
+    assert told.startswith("tiny.yaml: more than 146 years pass")
+    assert "step_time" in refused("sensitivity", "tiny.yaml", "--set", steps)
+
+
 def test_a_rate_scale_that_stretches_a_trace_over_centuries_is_refused() -> None:
     Path("t").write_text(f"{HEADER}0,1,5\n1000,1,5\n")
     Path("traced.yaml").write_text(TRACED.format("./t", "vidur"))
