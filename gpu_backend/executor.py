@@ -147,10 +147,10 @@ class TorchExecutor:
             num_tested = choices.num_tested.get(row.seq.seq_id)
             if num_tested is not None:
                 num_kept = choices.num_accepted[row.seq.seq_id]
-                self._counter.note(num_tested, num_kept)
+                self._counter.note(row.seq, num_tested, num_kept)
                 self.accepted.setdefault(name_of(row.seq), []).append(num_kept)
         rows = rows_going_on(plan, choices.num_accepted)
-        count = self._counter.count(rows)
+        count = self._counter.count(rows, choices.num_accepted)
         if self.fixed_num_drafts is not None:
             rows, count = [row for row in plan.rows if row.yields_token], self.fixed_num_drafts
         self.drafter.read_and_propose(plan, self._tables, [row.seq for row in rows], count)

@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 from sim.config import load_experiment
 from sim.experiment import Experiment
 from sim.metrics.summary import Number
-from sim.recording import Served, refuse_unwritable, simulated, sum_up, write_summed_up
+from sim.recording import Served, simulated, sum_up, write_summed_up
 from sim.results import run_folder
+from sim.results.writable import refuse_unwritable
 from workloads.generate import build
 
 

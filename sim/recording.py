@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -13,7 +12,6 @@ from typing import Any
 
 from sim.config.catalog import is_path
 from sim.cost.calibration import ABOUT, OTHERS, STEPS, guesses_of
-from sim.errors import ConfigError, Problem
 from sim.experiment import Experiment
 from sim.fleet.cluster import Progress
 from sim.metrics.basis import Basis, Number
@@ -23,6 +21,8 @@ from sim.record.run_record import RunRecord
 from sim.results.bench_file import traffic_of
 from sim.results.environment import Facts, collect_environment
 from sim.results.run_folder import Run, unique_run_name, write_run
+from sim.results.whole_folder import free_name
+from sim.results.writable import refuse_unwritable
 from sim.simulation import (
     experiment_cost,
     experiment_draft_cost,
@@ -87,7 +87,8 @@ def record_experiment(
 
     Args:
         experiment: What to simulate.
-        folder: Where to write; None: `<results>/<experiment>/<time>-<hash of the configuration>`.
+        folder: Where to write; None: `<results>/<experiment>/<time>-<hash of the configuration>`. A name
+            that somebody takes meanwhile gets a number behind it.
         with_plots: Whether to draw pictures.
         with_confidence: Whether to simulate twice more, for what the spread of the step times does.
         on_progress: Called now and then with simulated nanoseconds, requests ended, requests in all.
@@ -98,13 +99,10 @@ def record_experiment(
         WorkloadError: The workload cannot be read or made.
     """
     started = datetime.now(UTC)
-    config = experiment.resolved()
-    if folder is None:
-        folder = experiment.results_dir / experiment.name / unique_run_name(config, started)
-    refuse_unwritable(folder)
+    wanted, folder = folder, folder_for(folder, experiment)
     workload = build(experiment.workload, seed=experiment.seed)
     served = serve(experiment, workload, on_progress)
-    run = write_served(
+    run, written = write_served(
         folder,
         experiment,
         served,
@@ -112,7 +110,10 @@ def record_experiment(
         band_over=workload if with_confidence else None,
         started=started,
     )
-    return Recorded(run, folder, (*experiment.warnings, *workload.notes, *served.notes))
+    notes = (*experiment.warnings, *workload.notes, *served.notes)
+    if wanted is not None and written != wanted:
+        notes = (*notes, f"{wanted} was taken meanwhile: the run is in {written}")
+    return Recorded(run, written, notes)
 
 
 def write_served(
@@ -123,11 +124,11 @@ def write_served(
     with_plots: bool = True,
     band_over: Workload | None = None,
     started: datetime | None = None,
-) -> Run:
-    """Sum up what came of serving a workload, and write its run folder.
+) -> tuple[Run, Path]:
+    """Sum up what came of serving a workload, and write its run folder; the run, and the folder's name.
 
     Args:
-        folder: Must not be there.
+        folder: Must not be there, unless empty.
         experiment: What was served.
         served: What came of it.
         with_plots: Whether to draw pictures.
@@ -135,8 +136,7 @@ def write_served(
         started: When serving began; None: now.
     """
     run = sum_up(experiment, served, band_over=band_over, started=started)
-    write_summed_up(folder, experiment, served, run, with_plots=with_plots)
-    return run
+    return run, write_summed_up(folder, experiment, served, run, with_plots=with_plots)
 
 
 def sum_up(
@@ -162,10 +162,11 @@ def sum_up(
 
 def write_summed_up(
     folder: Path, experiment: Experiment, served: Served, run: Run, *, with_plots: bool = True
-) -> None:
-    """Write the folder of a run that was summed up; it must not be there."""
+) -> Path:
+    """Write the folder of a run that was summed up; another name, if this is taken meanwhile, is returned."""
     traffic = traffic_of(experiment.workload, run.record)
-    write_run(folder, run, traffic, draw=_draw if with_plots else None, attachments=served.attachments)
+    draw = _draw if with_plots else None
+    return write_run(folder, run, traffic, draw=draw, attachments=served.attachments, renames=True)
 
 
 def _draw(folder: Path, run: Run) -> None:
@@ -197,27 +198,23 @@ def basis_of_run(
     return with_band(basis, values, answer)
 
 
-def refuse_unwritable(folder: Path) -> None:
-    """Say before the simulation what would spoil it at its end; makes nothing.
+def folder_for(wanted: Path | None, experiment: Experiment, prefix: str = "") -> Path:
+    """Where a run of an experiment will be written; a name that nobody asked for is one that is free.
+
+    Args:
+        wanted: What a user asked for; None: `<results>/<experiment>/<prefix><time>-<hash>`.
+        experiment: Whose.
+        prefix: Tells other runs from simulations.
 
     Raises:
-        ConfigError: The folder exists, or cannot be made.
+        ConfigError: See `refuse_unwritable`.
     """
-    fault = _fault_of(folder)
-    if fault is not None:
-        raise ConfigError([Problem(str(folder), "", fault)])
-
-
-def _fault_of(folder: Path) -> str | None:
-    try:
-        folder.lstat()
-    except FileNotFoundError:
-        parent = next(parent for parent in folder.absolute().parents if parent.exists())
-        is_writable = os.access(parent, os.W_OK | os.X_OK)
-        return None if is_writable else f"cannot be written: no permission to write in {parent}"
-    except (OSError, ValueError) as error:
-        return f"cannot be written: {error.strerror if isinstance(error, OSError) else error}"
-    return "is there already, and runs are not overwritten"
+    folder = wanted
+    if folder is None:
+        name = unique_run_name(experiment.resolved(), datetime.now(UTC))
+        folder = free_name(experiment.results_dir / experiment.name / f"{prefix}{name}")
+    refuse_unwritable(folder)
+    return folder
 
 
 def inputs_of(experiment: Experiment) -> list[Path]:

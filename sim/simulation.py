@@ -16,12 +16,14 @@ from sim.cost.model import ModelShape
 from sim.cost.roofline import RooflineCost
 from sim.cost.spread import ScaledCost, moved_curves, range_of
 from sim.cost.step_time import KernelCost
+from sim.errors import ConfigError, Problem
 from sim.experiment import Experiment
 from sim.fleet.cluster import Body, Cluster, ClusterConfig, Physics, Progress
+from sim.fleet.driver import SimulationTooLongError
 from sim.metrics.confidence import Grounds, kernel_parts
 from sim.record.builder import build_record
 from sim.record.run_record import RunRecord
-from sim.speculation.acceptance import Recorded
+from sim.speculation.acceptance import Recorded, RecordingTooShortError
 from sim.speculation.acceptance_file import check_recorded
 from workloads.generate import build
 from workloads.spec import Workload
@@ -46,7 +48,8 @@ def simulate(
 
     Raises:
         WorkloadError: The workload cannot be read or made.
-        ConfigError: A recording of accepted drafts is shorter than the run.
+        ConfigError: A recording of accepted drafts is shorter than the run, or not of such a run; or more
+            time passes than can be told.
         SimulationError: See `run`.
     """
     if workload is None:
@@ -57,7 +60,14 @@ def simulate(
     if draft_cost is None:
         draft_cost = experiment_draft_cost(experiment)
     physics = Physics(cost, experiment.traffic, experiment.beams, experiment.speculation, draft_cost)
-    return run(workload, experiment.engine, physics, experiment.cluster, on_progress)
+    try:
+        return run(workload, experiment.engine, physics, experiment.cluster, on_progress)
+    except SimulationTooLongError as error:
+        raise ConfigError([Problem(str(experiment.source), "", str(error))]) from error
+    except RecordingTooShortError as error:
+        request, sample = error.key
+        key = f"accepted.{request}[{sample}]"
+        raise ConfigError([Problem(str(_recording_of(experiment)), key, error.message)]) from error
 
 
 def simulate_at_the_end(experiment: Experiment, workload: Workload, *, slower: bool) -> RunRecord:
@@ -90,8 +100,12 @@ def grounds_of(experiment: Experiment) -> Grounds:
 def _check_recording(experiment: Experiment, workload: Workload) -> None:
     speculation = experiment.speculation
     if speculation is not None and isinstance(speculation.acceptance, Recorded):
-        path = Path(experiment.settings["speculation"]["acceptance"]["path"])
+        path = _recording_of(experiment)
         check_recorded(speculation.acceptance, path, workload, speculation.how_many.most)
+
+
+def _recording_of(experiment: Experiment) -> Path:
+    return Path(experiment.settings["speculation"]["acceptance"]["path"])
 
 
 def experiment_cost(experiment: Experiment) -> CostModel:

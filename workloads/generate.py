@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from workloads.selection import make_from_trace
 from workloads.servegen import ServeGenWorkload, make_servegen
 from workloads.spec import Workload
 from workloads.synthetic import SyntheticWorkload, make_synthetic
-from workloads.trace import TraceWorkload, make_from_trace
+from workloads.trace import TraceWorkload
 
 WorkloadConfig = SyntheticWorkload | TraceWorkload | ServeGenWorkload
 

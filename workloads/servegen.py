@@ -11,8 +11,6 @@ from __future__ import annotations
 
 import ast
 import bisect
-import csv
-import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,9 +20,10 @@ from numpy.typing import NDArray
 
 from workloads.errors import WorkloadError
 from workloads.lengths import Empirical, draw_lengths
-from workloads.spec import Ints, Workload
+from workloads.spec import MAX_REQUESTS, Ints, Workload
 from workloads.streams import stream
-from workloads.traces.rows import NS_PER_S, read_text
+from workloads.text import parse_json, parse_number
+from workloads.traces.rows import NS_PER_S, csv_lines, read_text
 
 WINDOW_S = 600
 Floats = NDArray[np.float64]
@@ -96,6 +95,11 @@ def _draw_client(config: ServeGenWorkload, number: int, seed: int) -> tuple[Ints
         count = round(rate_per_s * config.rate_scale * WINDOW_S)
         if not first <= start_s < last or not count:
             continue
+        if count > MAX_REQUESTS:
+            raise WorkloadError(
+                f"client {number}: {count:,} requests in one window are more than can be simulated, "
+                f"{MAX_REQUESTS:,}: lower rate_scale"
+            )
         times_s = _renewal(pattern, shape, scale, count, rng) + (start_s - first)
         arrivals.append(np.rint(times_s * NS_PER_S).astype(np.int64))
         for lengths, name in ((prompts, "input_tokens"), (outputs, "output_tokens")):
@@ -114,11 +118,12 @@ def _renewal(pattern: str, shape: float, scale: float, count: int, rng: np.rando
 
 def _windows(path: Path) -> list[tuple[int, float, str, float, float]]:
     windows = []
-    for line, row in enumerate(csv.reader(read_text(path).splitlines()), 1):
+    for line, row in csv_lines(path, read_text(path).splitlines(), 1):
         try:
-            start, rate, _, pattern, shape, scale = row
-            window = (int(float(start)), float(rate), pattern, float(shape), float(scale))
-        except ValueError as error:
+            start, rate, _, pattern, *law = row
+            shape, scale = map(parse_number, law)
+            window = (int(parse_number(start)), parse_number(rate), pattern, shape, scale)
+        except (ValueError, OverflowError) as error:
             raise WorkloadError(
                 f"{path}:{line}: must hold window_start_s,rate_per_s,cv,pattern,shape,scale: {error}"
             ) from error
@@ -137,9 +142,9 @@ class _Histograms:
     def __init__(self, path: Path) -> None:
         self._path = path
         try:
-            document = json.loads(read_text(path))
-            self._by_start = {int(start): windows for start, windows in document.items()}
-        except (ValueError, AttributeError) as error:
+            document = parse_json(read_text(path))
+            self._by_start = {int(parse_number(start)): windows for start, windows in document.items()}
+        except (ValueError, OverflowError, AttributeError) as error:
             raise WorkloadError(f"{path}: not a ServeGen dataset file: {error}") from error
         self._starts = sorted(self._by_start)
         self._parsed: dict[tuple[int, str], Empirical] = {}

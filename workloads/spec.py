@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from workloads.errors import WorkloadError
 
 Ints = NDArray[np.int64]
+MAX_REQUESTS = 10_000_000
 
 
 class RequestSpec(NamedTuple):
@@ -60,6 +61,7 @@ class Workload:
             after their last one ended, and arrival times mean nothing.
         notes: What a reader had to drop or to assume, for the report.
         beam_width: Beams of each request, which searches instead of sampling; 0: it samples.
+        left_out: Rows of a trace that are not here, by the reason; with those that are here they are all.
     """
 
     name: str
@@ -77,6 +79,7 @@ class Workload:
     cancel_after_ns: int | None = None
     notes: tuple[str, ...] = ()
     beam_width: int = 0
+    left_out: Mapping[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not len(self):

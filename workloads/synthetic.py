@@ -9,10 +9,8 @@ import numpy as np
 from workloads.arrivals import Arrivals, ClosedLoop, draw_arrivals
 from workloads.errors import WorkloadError
 from workloads.lengths import Lengths, draw_lengths
-from workloads.spec import Ints, Workload
+from workloads.spec import MAX_REQUESTS, Ints, Workload
 from workloads.streams import stream
-
-MAX_REQUESTS = 10_000_000
 
 
 @dataclass(frozen=True, slots=True)

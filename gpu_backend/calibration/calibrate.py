@@ -39,8 +39,9 @@ from sim.cost.kernels import Fusion
 from sim.errors import ConfigError, Problem
 from sim.experiment import Experiment
 from sim.results.environment import package_version
-from sim.results.whole_folder import whole_folder
+from sim.results.whole_folder import WholeFolder, is_taken
 from sim.simulation import no_garbage_collection
+from workloads.text import parse_json
 
 FRESH_FOR = timedelta(days=1)
 METHOD = 7
@@ -184,7 +185,7 @@ def find_fresh(
     key = key_of(replayer, fusions, is_quick=is_quick)
     folder = folder_of(experiment, key)
     try:
-        about = json.loads((folder / ABOUT).read_text(encoding="utf-8"))
+        about = parse_json((folder / ABOUT).read_text(encoding="utf-8"))
         age = datetime.now(UTC) - datetime.fromisoformat(about["date"])
     except (OSError, ValueError, KeyError, TypeError):
         return None
@@ -235,8 +236,8 @@ def _files(
 
 def _write(folder: Path, files: Mapping[str, str]) -> None:
     """All files or none; a calibration that was there is replaced, and nothing else."""
-    if folder.exists() and not (folder / ABOUT).exists():
+    if is_taken(folder) and not (folder / ABOUT).exists():
         raise ConfigError([Problem(str(folder), "", "is there already, and is no calibration")])
-    with whole_folder(folder, replaces=True) as partial:
+    with WholeFolder(folder, replaces=True) as partial:
         for name, text in files.items():
             (partial / name).write_text(text, encoding="utf-8")

@@ -7,7 +7,6 @@ that the config asks for; shapes are compared before anything is read, and all f
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -20,6 +19,7 @@ from gpu_backend.model.model_config import ModelConfig, read_model_config
 from gpu_backend.model.weights import HEAD, expected_shapes, pack
 from gpu_backend.ops.implementation import Implementation
 from sim.errors import ConfigError, Problem
+from workloads.text import parse_json
 
 WEIGHTS_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
@@ -87,7 +87,7 @@ def _weight_files(folder: Path) -> list[Path]:
 def _shards(index: Path) -> list[str]:
     """File names of an index, each once, in order; names that leave the folder are refused."""
     try:
-        weight_map = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+        weight_map = parse_json(index.read_text(encoding="utf-8"))["weight_map"]
         names = sorted(set(weight_map.values()))
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ConfigError([Problem(str(index), "weight_map", f"cannot be read: {error!r}")]) from None

@@ -9,13 +9,13 @@ mean, old and new (`rope_theta` and `rope_scaling`, or `rope_parameters`), Huggi
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from sim.errors import ConfigError, Problem
+from workloads.text import parse_json
 
 CONFIG_FILE = "config.json"
 
@@ -112,7 +112,7 @@ def read_model_config(folder: Path) -> ModelConfig:
     """
     path = folder / CONFIG_FILE
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = parse_json(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError([Problem(str(path), "", f"cannot be read: {error.strerror}")]) from None
     except ValueError as error:  # bad JSON, bad UTF-8

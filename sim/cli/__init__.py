@@ -3,6 +3,7 @@
     app.py                  the command, its exit codes, options that are shared
     simulator_commands.py   what each command without an engine takes
     engine_commands.py      and each about an engine; planning_commands.py each of many simulations
+    streams.py              where it is printed to, and what if that cannot be
     console.py              what is printed around them: bars of progress, warnings
     the rest                what they do: a module for each command, or for a few that are alike
 
@@ -13,12 +14,22 @@ Results go to standard output, everything else to standard error. Exit codes: 0 
 
 from __future__ import annotations
 
-from sim.cli import engine_commands, planning_commands, simulator_commands
-from sim.cli.app import app
+import sys
+
+try:
+    from sim.cli import engine_commands, planning_commands, simulator_commands
+    from sim.cli.app import INTERRUPTED, TOLD_INTERRUPTED, app
+except KeyboardInterrupt:
+    sys.stderr.write("interrupted: no run is left half-written\n")
+    raise SystemExit(130) from None
 
 __all__ = ["app", "engine_commands", "main", "planning_commands", "simulator_commands"]
 
 
 def main() -> None:
     """Entry point of the command `pagecast`."""
-    app()
+    try:
+        app()
+    except KeyboardInterrupt:
+        sys.stderr.write(f"{TOLD_INTERRUPTED}\n")
+        raise SystemExit(INTERRUPTED) from None

@@ -52,8 +52,17 @@ def _facts(experiment: Experiment, workload: Workload) -> dict[str, str]:
         "KV cache": f"{cache.num_blocks:,} blocks of {cache.block_size} tokens on each replica, "
         f"{cache.num_blocks * cache.block_size:,} tokens",
         "workload": f"{_count(len(workload), 'request')}, {workload.total_prompt_tokens:,} prompt and "
-        f"{workload.total_output_tokens:,} output tokens{_too_long(experiment, workload)}",
+        f"{workload.total_output_tokens:,} output tokens{_too_long(experiment, workload)}"
+        f"{_left_out(workload)}",
     }
+
+
+def _left_out(workload: Workload) -> str:
+    """How many rows of a trace are not among the requests, and why."""
+    if not workload.left_out:
+        return ""
+    reasons = ", ".join(f"{count:,} {reason}" for reason, count in workload.left_out.items())
+    return f"; left out: {reasons}"
 
 
 def _too_long(experiment: Experiment, workload: Workload) -> str:

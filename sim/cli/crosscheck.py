@@ -6,7 +6,6 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,12 +15,10 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from sim.cli.console import progress, warn
 from sim.cli.replay import Replay, replay_options
 from sim.config import load_experiment
-from sim.recording import Served, refuse_unwritable, write_served
-from sim.results.run_folder import unique_run_name
+from sim.recording import Served, folder_for, write_served
 
 if TYPE_CHECKING:
     from gpu_backend.calibration.calibrate import OnProgress
-    from sim.experiment import Experiment
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,8 +54,7 @@ def crosscheck_one(check: Check, *, as_json: bool) -> bool:
     """Cross-check one experiment and print what was found; whether it holds."""
     request = check.replay
     experiment = load_experiment(request.config, request.overrides)
-    folder = request.out or _folder_of(experiment)
-    refuse_unwritable(folder)
+    folder = folder_for(request.out, experiment, "crosscheck-")
     replay = replay_options(request)
     from gpu_backend.crosscheck import CrosscheckOptions, calibration_for, run_crosscheck
     from sim.crosscheck.page import write_crosscheck
@@ -91,11 +87,6 @@ def crosscheck_one(check: Check, *, as_json: bool) -> bool:
         Console().print(crosscheck_text(found.check))
         sys.stdout.write(f"Calibration {found.calibration}\nPage        {page}\n")
     return found.check.holds
-
-
-def _folder_of(experiment: Experiment) -> Path:
-    name = unique_run_name(experiment.resolved(), datetime.now(UTC))
-    return experiment.results_dir / experiment.name / f"crosscheck-{name}"
 
 
 @contextmanager

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import sys
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from html import escape
 from pathlib import Path
 
@@ -21,10 +20,9 @@ from sim.crosscheck.pictures import write_pictures
 from sim.crosscheck.text import errors_text, measured_table
 from sim.errors import ConfigError, Problem
 from sim.experiment import Experiment
-from sim.recording import Served, refuse_unwritable, simulated, write_served
+from sim.recording import Served, folder_for, simulated, write_served
 from sim.report.html import images, section, terminal_text
-from sim.results.run_folder import unique_run_name
-from sim.results.whole_folder import whole_folder
+from sim.results.whole_folder import WholeFolder
 
 _EXPLANATION = """\
 <p>A server was <b>measured</b> ({server}), and the same requests, with the same lengths at the same times,
@@ -53,8 +51,7 @@ def import_one(request: Import) -> bool:
         message = "does not say when requests were sent (start_times): it cannot be simulated"
         raise ConfigError([Problem(str(request.file), "start_times", message)])
     experiment = load_experiment(request.config, request.overrides)
-    folder = request.out or _folder_of(experiment)
-    refuse_unwritable(folder)
+    folder = folder_for(request.out, experiment, "measured-")
     served = simulated(experiment, imported.workload, None)
     ours = observe(served.record, "simulated")
     rows = error_rows([ours], [imported.observed], experiment.crosscheck.tolerances)
@@ -75,7 +72,8 @@ def _write(
     rows: list[ErrorRow],
 ) -> Path:
     """The folder of a comparison, whole or not at all; returns its page."""
-    with whole_folder(folder) as partial:
+    writing = WholeFolder(folder)
+    with writing as partial:
         write_served(partial / "simulation", experiment, served, with_plots=False)
         pictures = []
         if request.with_plots:
@@ -86,7 +84,7 @@ def _write(
         errors = [row.to_json() for row in rows]
         document = {"file": str(request.file), "config": str(request.config), "errors": errors}
         (partial / "comparison.json").write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
-    return folder / "comparison.html"
+    return writing.folder / "comparison.html"
 
 
 def _page(request: Import, imported: Imported, rows: list[ErrorRow], pictures: list[str]) -> str:
@@ -111,8 +109,3 @@ def _page(request: Import, imported: Imported, rows: list[ErrorRow], pictures: l
         holds=not beyond if is_judged else None,
         parts=parts,
     )
-
-
-def _folder_of(experiment: Experiment) -> Path:
-    name = unique_run_name(experiment.resolved(), datetime.now(UTC))
-    return experiment.results_dir / experiment.name / f"measured-{name}"

@@ -26,6 +26,7 @@ from sim.cost.step_time import KernelCost
 from sim.errors import ConfigError, Problem
 from sim.experiment import Experiment
 from sim.record.run_record import RunRecord
+from sim.results.writable import refuse_unwritable_files, telling_unwritable
 from sim.simulation import experiment_cost, simulate
 
 STEP_FRACTION = 0.1
@@ -70,6 +71,7 @@ def print_sensitivity(config: Path, overrides: tuple[str, ...], out: Path) -> No
     Raises:
         ConfigError: The experiment is wrong, or gives its step times.
     """
+    refuse_unwritable_files(out)
     experiment = load_experiment(config, overrides)
     if experiment.step_times is not None:
         message = "gives the step times, which no figure of the hardware moves: leave it out to rank them"
@@ -85,8 +87,9 @@ def print_sensitivity(config: Path, overrides: tuple[str, ...], out: Path) -> No
         table.add_row(*cells)
         lines.append(f"| {' | '.join(cells)} |")
     Console(width=100).print(table)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    with telling_unwritable(out):
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
 def _perturbed(gpu: Gpu) -> list[str]:

@@ -19,6 +19,7 @@ from sim.metrics.memory_map import MemoryMap, contiguous, memory_map, paged
 from sim.metrics.summary import NS_PER_S
 from sim.report.canvas import save
 from sim.report.memory_picture import Panel, draw_memory
+from sim.results.writable import refuse_unwritable_files, telling_unwritable
 from sim.simulation import core_at, experiment_cost
 from sim.units import UnitError, parse_duration_ns
 from workloads.generate import build
@@ -40,6 +41,7 @@ def explain(config: Path, overrides: Sequence[str], at: str | None, reservation:
         ConfigError: The experiment cannot be read, or cannot be run under contiguous reservation.
     """
     drawn = _reservation(reservation)
+    refuse_unwritable_files(out.with_suffix(".svg"), out.with_suffix(".png"))
     experiment = load_experiment(config, overrides)
     workload = build(experiment.workload, seed=experiment.seed)
     instant_ns = _instant_ns(at, workload)
@@ -48,8 +50,10 @@ def explain(config: Path, overrides: Sequence[str], at: str | None, reservation:
     *_, blockwise = maps
     panels = [Panel(_title(name, maps[name]), maps[name]) for name in (drawn.value, blockwise)]
     heading = f"{experiment.name}: the same requests in the same memory at {_time(instant_ns)}"
-    out.parent.mkdir(parents=True, exist_ok=True)
-    for file in save(lambda: draw_memory(panels, heading), out):
+    with telling_unwritable(out):
+        out.parent.mkdir(parents=True, exist_ok=True)
+        files = save(lambda: draw_memory(panels, heading), out)
+    for file in files:
         sys.stdout.write(f"Picture     {file}\n")
 
 

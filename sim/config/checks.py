@@ -22,8 +22,9 @@ from sim.config.schema import (
     ExperimentFile,
     SwapSection,
 )
+from sim.config.sizes import size_faults
 from sim.config.speculation_checks import speculation_faults
-from sim.config.workload import ServeGenSection
+from sim.config.workload import ServeGenSection, SyntheticSection
 from sim.config.yaml_source import KeyPath
 from sim.core.buddy import largest_chunk
 from sim.core.own_memory import AllocatorError, OwnMemoryConfig
@@ -204,6 +205,8 @@ class Fit:
         else:
             yield from self._contiguous_faults() if self.is_contiguous else self._pool_faults()
             yield from self._allocator_faults()
+            num_blocks = 0 if self.is_contiguous else self.num_usable_blocks  # stretches are few
+            yield from size_faults(self.file, num_blocks, self.num_host_blocks, self.num_offload_blocks)
         if self.is_paper:
             yield from self._paper_faults()
         if self.file.offload is not None and not self.num_offload_blocks:
@@ -350,6 +353,10 @@ class Fit:
                     f"engine.{key} {own.short_name}: every sequence is planned by itself in every step, so "
                     "that none of its decisions is passed over; the simulation takes longer"
                 )
+        workload = self.file.workload
+        has_priorities = isinstance(workload, SyntheticSection) and bool(workload.priorities)
+        if has_priorities and self.engine.scheduling_policy == "fcfs":
+            yield "workload.priorities are ignored: engine.scheduling_policy is fcfs"
         if self.file.cluster.router == "prefix_affine" and not self.engine.enable_prefix_caching:
             yield "cluster.router prefix_affine gains nothing while engine.enable_prefix_caching is false"
         if self.engine.async_scheduling and self.engine.fusion == "roofline":

@@ -51,9 +51,17 @@ def problems_of(error: ValidationError, section: type[BaseModel], document: Docu
 
 
 def did_you_mean(wrong: object, known: Iterable[str]) -> str:
-    """A hint at the nearest known word, or nothing."""
-    near = difflib.get_close_matches(str(wrong).lower(), list(known), n=1, cutoff=0.6)
-    return f" (did you mean '{near[0]}'?)" if near else ""
+    """A hint at the known word that begins so, or else at the nearest one, or nothing."""
+    near = nearest(wrong, known)
+    return f" (did you mean '{near}'?)" if near is not None else ""
+
+
+def nearest(wrong: object, known: Iterable[str]) -> str | None:
+    """The known word that was probably meant: what begins so goes before what looks alike."""
+    text, words = str(wrong).lower(), list(known)
+    begun = [word for word in words if word.lower().startswith(text)] if len(text) > 1 else []
+    near = difflib.get_close_matches(text, begun or words, n=1, cutoff=0 if begun else 0.6)
+    return near[0] if near else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +80,9 @@ def _problem_of(detail: ErrorDetails, section: type[BaseModel], document: Docume
     path, value, context = found.path, detail["input"], detail.get("ctx", {})
     match detail["type"]:
         case "extra_forbidden":
-            hint = did_you_mean(path[-1], found.keys) or f"; known here: {', '.join(found.keys)}"
+            meant = _elsewhere(section, path)
+            hint = f" (did you mean '{meant}'?)" if meant is not None else did_you_mean(path[-1], found.keys)
+            hint = hint or f"; known here: {', '.join(found.keys)}"
             return problem_at(document.key_mark(path), path, f"unknown key{hint}")
         case "missing":
             return problem_at(document.key_mark(path), path, "this key is required and missing")
@@ -99,6 +109,29 @@ def _own_problem(error: OwnClassError, path: KeyPath, document: Document) -> Pro
     whole = (*path, *error.place)
     mark = document.key_mark(whole) if error.is_key else document.value_mark(whole)
     return problem_at(mark, whole, str(error))
+
+
+def _elsewhere(section: type[BaseModel], path: KeyPath) -> str | None:
+    """Where else in the tree there is a key of this name: the place that has most of the way in common."""
+    here = tuple(str(part) for part in path if not isinstance(part, int))
+    around = here[:-1]
+
+    def num_shared(place: tuple[str, ...]) -> int:
+        return next((i for i, (a, b) in enumerate(zip(place, around, strict=False)) if a != b), len(place))
+
+    places = [place for place in _places(section, ()) if place[-1] == here[-1] and place != here]
+    places.sort(key=lambda place: (-num_shared(place), len(place)))
+    return ".".join(places[0]) if places else None
+
+
+def _places(section: type[BaseModel], path: tuple[str, ...]) -> Iterable[tuple[str, ...]]:
+    """Every key of a section and of those within it."""
+    for name, field in section.model_fields.items():
+        yield (*path, name)
+        for variant in _variants(field.annotation):
+            inner: Any = next(iter(get_args(variant)), None) if get_origin(variant) is list else variant
+            if _is_section(inner):
+                yield from _places(inner, (*path, name))
 
 
 def _not_one_of(value: object, known: Sequence[str]) -> str:

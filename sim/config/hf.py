@@ -14,6 +14,7 @@ from typing import Any
 
 from sim.config.errors import did_you_mean
 from sim.errors import ConfigError, Problem
+from workloads.text import parse_json
 
 _LLAMA: dict[str, Any] = {}
 ARCHITECTURES: Mapping[str, Mapping[str, Any]] = {
@@ -113,7 +114,7 @@ def _compressed_weights(section: Mapping[str, Any]) -> Mapping[str, Any]:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
+        config = parse_json(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError([Problem(str(path), "", f"cannot be read: {error}")]) from error
     except json.JSONDecodeError as error:

@@ -15,6 +15,8 @@ from typing import Annotated
 
 from pydantic import AfterValidator, ValidationInfo
 
+from workloads.text import is_utf8
+
 DATA_VARIABLE = "PAGECAST_DATA"
 _VARIABLE = re.compile(r"\$\{([^}]*)\}|\$(\w+)")
 _DEFAULT_DATA = Path("shared") / "data"
@@ -31,7 +33,7 @@ def expand_path(text: str, folder: Path) -> Path:
     """The absolute path that `text` means in a configuration that lies in `folder`.
 
     Raises:
-        ValueError: An unknown variable, or a data folder that is not there.
+        ValueError: An unknown variable, a data folder that is not there, or a name that is not UTF-8.
     """
     for match in _VARIABLE.finditer(text):
         if match[1] != DATA_VARIABLE:
@@ -39,7 +41,10 @@ def expand_path(text: str, folder: Path) -> Path:
     if _VARIABLE.search(text):
         data = str(data_folder(folder))
         text = _VARIABLE.sub(lambda _: data, text)
-    return (folder / text).resolve()
+    path = (folder / text).resolve()
+    if not is_utf8(str(path)):
+        raise ValueError(f"{str(path).encode(errors='backslashreplace').decode()} is not UTF-8: rename it")
+    return path
 
 
 def data_folder(folder: Path) -> Path:

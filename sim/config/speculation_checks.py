@@ -40,6 +40,12 @@ def speculation_faults(
     if num_tokens > max_num_batched_tokens:
         message = f"with its drafts a sequence is {num_tokens} tokens; a step holds {max_num_batched_tokens}"
         yield (_KEY, "num_speculative_tokens"), message
+    budget, num_tokens = file.engine.max_num_scheduled_tokens, section.num_speculative_tokens + 1
+    if budget is not None and budget < num_tokens:
+        message = (
+            f"{budget} do not hold one sequence with its drafts, {num_tokens} tokens: set at least these"
+        )
+        yield ("engine", "max_num_scheduled_tokens"), message
 
 
 def _proposer_faults(section: SpeculationSection) -> Iterator[Fault]:

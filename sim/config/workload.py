@@ -103,7 +103,8 @@ class TraceSection(Section):
         default="as_format", description="What starts a session's next turn: the end of the last, or a stamp."
     )
     arrivals: ArrivalsSection | None = Field(
-        default=None, description="Replaces the stamps; needed for traces that have none."
+        default=None,
+        description="Replaces the stamps, once the window is chosen; needed for traces that have none.",
     )
     num_samples: Count = Field(default=1, description="Outputs per request (n).")
     beam_width: Count | None = Field(

@@ -103,11 +103,7 @@ def parse_yaml(text: str, source: str, *, has_places: bool = True) -> Document:
         ConfigError: It is not YAML at all, or beyond the limits.
     """
     try:
-        loader = _LimitedLoader(text)
-        try:
-            node = loader.get_single_node()
-        finally:
-            loader.dispose()
+        node = _composed(text)
     except yaml.reader.ReaderError as error:
         before = text[: error.position]
         line, column = before.count("\n") + 1, error.position - before.rfind("\n")
@@ -122,6 +118,19 @@ def parse_yaml(text: str, source: str, *, has_places: bool = True) -> Document:
     if node is not None:
         walk.document.data = walk.read(node, (), 0)
     return walk.document
+
+
+def _composed(text: str) -> Node | None:
+    """The one node of a text."""
+    loader = _LimitedLoader(text)
+    try:
+        node: Node | None = loader.get_single_node()
+        return node
+    except (ValueError, OverflowError) as error:  # PyYAML takes any \\U escape, and any version, for sensible
+        mark = loader.get_mark()
+        raise _RefusedError("not YAML: a character code or a version that does not exist", mark) from error
+    finally:
+        loader.dispose()
 
 
 def _at(mark: Mark, message: str, *, has_places: bool) -> Problem:
@@ -230,6 +239,9 @@ class _Walk:
         return data
 
     def _read_scalar(self, node: ScalarNode, path: KeyPath) -> Any:
+        if _SURROGATE.search(node.value):
+            self._complain(node, path, "half a character (a surrogate): write the whole one")
+            return None
         if node.style is not None:
             return node.value
         try:
@@ -251,6 +263,7 @@ class _Walk:
         self.document.problems.append(self._problem(node, path, message))
 
 
+_SURROGATE = re.compile(r"[\ud800-\udfff]")
 _INTEGER = re.compile(r"[-+]?(0|[1-9][0-9]*)")
 _LEADING_ZERO = re.compile(r"[-+]?0[0-9]+")
 _FLOAT = re.compile(r"[-+]?(\.[0-9]+|(0|[1-9][0-9]*)(\.[0-9]*)?)([eE][-+]?[0-9]+)?")

@@ -6,13 +6,13 @@ trace must look like.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from sim.conform.recorded_form import check_form, check_order
 from sim.errors import ConfigError, Problem
+from workloads.text import parse_json
 
 Fields = dict[str, Any]
 _AT_FIRST: Fields = {"running": [], "waiting": [], "swapped": [], "free_head": [], "cached_blocks": 0}
@@ -125,8 +125,8 @@ def _read(path: Path) -> str:
 
 def _parse(path: Path, text: str, line: int | None = None) -> Any:
     try:
-        return json.loads(text)
-    except (ValueError, RecursionError) as error:
+        return parse_json(text)
+    except ValueError as error:
         raise ConfigError([Problem(str(path), "", f"is not JSON: {error}", line)]) from error
 
 

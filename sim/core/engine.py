@@ -33,7 +33,7 @@ from sim.core.own_memory import AllocatedPool, OwnKVManager, OwnMemoryConfig
 from sim.core.request import FinishReason, Request, Sequence
 from sim.core.scheduler import Scheduler
 from sim.core.scheduler_config import SchedulerConfig
-from sim.core.step import StepOutcome, StepPlan, StepResult
+from sim.core.step import DraftRun, StepOutcome, StepPlan, StepResult
 from sim.core.step_scheduler import StepScheduler
 
 
@@ -211,8 +211,8 @@ class EngineCore:
         return self._scheduler.num_swap_fallbacks
 
     @property
-    def draft_runs(self) -> Mapping[tuple[int, int], int]:
-        """How often so many drafts were verified and so many of them kept, so far."""
+    def draft_runs(self) -> Mapping[DraftRun, int]:
+        """How often drafts were verified with this outcome, so far."""
         return self._scheduler.draft_runs
 
     @property

@@ -27,6 +27,7 @@ from sim.core.group_settling import GroupSettling
 from sim.core.kv_cache import KVCacheManager
 from sim.core.request import Request, Sequence, SequenceStatus
 from sim.core.step import (
+    DraftRun,
     ScheduledSequence,
     ScheduleKind,
     StepOutcome,
@@ -51,7 +52,7 @@ class GroupScheduler:
         self.num_swap_fallbacks = 0
         """Victims that were recomputed because the host pool was full."""
         self.num_recomputed_tokens = 0
-        self.draft_runs: dict[tuple[int, int], int] = {}
+        self.draft_runs: dict[DraftRun, int] = {}
         """Nothing is drafted."""
         self._kv = kv
         self._settling = GroupSettling(self.groups, kv)

@@ -11,6 +11,12 @@ load belongs to the step that admits the request.
 The copies of a step are carried out before it computes, those to the host first. So a host block that a
 step loads is not overwritten in that step. Owns the host's blocks and their order; refuses to know
 sequences, and how long a copy takes.
+
+    least recently used                                              most recently used
+    [ contents that the step has not touched ][ contents that it keeps or loads ]
+      `_untouched`: make room from the front     `_touched`, of which `_kept` may make room too
+
+In these parts each eviction is one look, however many contents a step loads.
 """
 
 from __future__ import annotations
@@ -26,17 +32,31 @@ from sim.core.step import BlockCopy
 class HostTier:
     """Host blocks by content, least recently used first."""
 
-    __slots__ = ("_block_of", "_free", "_loaded", "_moves_in", "_moves_out", "num_blocks")
+    __slots__ = (
+        "_block_of",
+        "_free",
+        "_kept",
+        "_loaded",
+        "_moves_in",
+        "_moves_out",
+        "_touched",
+        "_untouched",
+        "num_blocks",
+    )
 
     def __init__(self, num_blocks: int) -> None:
         if num_blocks < 1:
             raise ValueError(f"a host tier needs at least one block, not {num_blocks}")
         self.num_blocks = num_blocks
-        self._block_of: OrderedDict[Hashable, int] = OrderedDict()
+        self._block_of: dict[Hashable, int] = {}
+        self._untouched: OrderedDict[Hashable, None] = OrderedDict()
+        self._touched: OrderedDict[Hashable, None] = OrderedDict()
+        self._kept: OrderedDict[Hashable, None] = OrderedDict()
         self._free = list(range(num_blocks - 1, -1, -1))
         self._loaded: set[Hashable] = set()
         """Contents that the step being planned loads."""
-        self._moves_out: list[BlockCopy] = []
+        self._moves_out: dict[int, BlockCopy] = {}
+        """By host block, which a step overwrites once: what came and went within it is not copied."""
         self._moves_in: list[BlockCopy] = []
 
     def __len__(self) -> int:
@@ -58,20 +78,20 @@ class HostTier:
     def keep(self, key: Hashable, device_block: int) -> None:
         """The device evicts the block with this content; it is dropped if all blocks here are loading."""
         if key in self._block_of:
-            self._block_of.move_to_end(key)
+            self._touch(key)
             return
         block = self._free.pop() if self._free else self._evict()
         if block is not None:
             self._block_of[key] = block
-            # A content that came and went within this step is not copied: one copy for each host block.
-            self._moves_out = [move for move in self._moves_out if move.dst != block]
-            self._moves_out.append(BlockCopy(device_block, block))
+            self._touched[key] = self._kept[key] = None
+            self._moves_out.pop(block, None)
+            self._moves_out[block] = BlockCopy(device_block, block)
 
     def hold(self, keys: Iterable[Hashable]) -> None:
         """The step being planned will load these: none of them may go before it has."""
         for key in keys:
-            self._block_of.move_to_end(key)
             self._loaded.add(key)
+            self._touch(key)
 
     def load(self, key: Hashable, device_block: int) -> None:
         """Copy a content that is held into a device block."""
@@ -80,19 +100,42 @@ class HostTier:
 
     def take_moves(self) -> tuple[tuple[BlockCopy, ...], tuple[BlockCopy, ...]]:
         """Copies to the host and back that the step being planned needs; the next step begins with none."""
-        moves = tuple(self._moves_out), tuple(self._moves_in)
+        moves = tuple(self._moves_out.values()), tuple(self._moves_in)
         if self._moves_out or self._moves_in:
-            self._moves_out, self._moves_in = [], []
-        self._loaded.clear()
+            self._moves_out, self._moves_in = {}, []
+        if self._touched:
+            self._untouched.update(self._touched)
+            self._touched.clear()
+            self._kept.clear()
+            self._loaded.clear()
         return moves
 
     def check_invariants(self) -> None:
         """Every host block is free or holds one content."""
         blocks = sorted([*self._block_of.values(), *self._free])
         assert blocks == list(range(self.num_blocks)), "a host block is lost, or holds two contents"
+        assert self._block_of.keys() == self._untouched.keys() | self._touched.keys(), (
+            "a content has no order"
+        )
+        assert not self._untouched.keys() & self._touched.keys(), "a content stands in the order twice"
+        assert self._kept.keys() == self._touched.keys() - self._loaded, "what a step loads may go"
+
+    def _touch(self, key: Hashable) -> None:
+        """A content is used: it goes last, and not at all in this step if that loads it."""
+        self._untouched.pop(key, None)
+        self._touched[key] = None
+        self._touched.move_to_end(key)
+        self._kept.pop(key, None)
+        if key not in self._loaded:
+            self._kept[key] = None
 
     def _evict(self) -> int | None:
-        for key in self._block_of:
-            if key not in self._loaded:
-                return self._block_of.pop(key)
-        return None
+        """Drop the least recently used content that the step does not load; its block, if there is one."""
+        if self._untouched:
+            key, _ = self._untouched.popitem(last=False)
+        elif self._kept:
+            key, _ = self._kept.popitem(last=False)
+            del self._touched[key]
+        else:
+            return None
+        return self._block_of.pop(key)

@@ -29,7 +29,7 @@ from sim.core.queues import Queues
 from sim.core.request import Request, Sequence, SequenceStatus
 from sim.core.scheduler_config import SchedulerConfig
 from sim.core.settling import Settling
-from sim.core.step import ScheduledSequence, ScheduleKind, StepOutcome, StepPlan, StepResult
+from sim.core.step import DraftRun, ScheduledSequence, ScheduleKind, StepOutcome, StepPlan, StepResult
 from sim.core.step_draft import StepDraft
 
 
@@ -126,8 +126,8 @@ class Scheduler:
         return self._circles.is_circling
 
     @property
-    def draft_runs(self) -> dict[tuple[int, int], int]:
-        """How often so many drafts were verified and so many of them kept; padding is not counted."""
+    def draft_runs(self) -> dict[DraftRun, int]:
+        """How often drafts were verified with this outcome; padding is not counted."""
         return self._settling.draft_runs
 
     # One step -------------------------------------------------------------------------------------

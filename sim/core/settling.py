@@ -15,7 +15,7 @@ from sim.core.kv_memory import KVMemory
 from sim.core.queues import Queues
 from sim.core.request import FinishReason, Sequence, SequenceStatus
 from sim.core.scheduler_config import SchedulerConfig
-from sim.core.step import ScheduledSequence, ScheduleKind, StepOutcome, StepPlan, StepResult
+from sim.core.step import DraftRun, ScheduledSequence, ScheduleKind, StepOutcome, StepPlan, StepResult
 
 
 @mypyc_attr(allow_interpreted_subclasses=True)
@@ -32,8 +32,8 @@ class Settling:
             config.registers_at_update and config.num_speculative_tokens > 0
         )
         self._allows_steady = allows_steady
-        self.draft_runs: dict[tuple[int, int], int] = {}
-        """How often so many drafts were verified and so many of them kept."""
+        self.draft_runs: dict[DraftRun, int] = {}
+        """How often drafts were verified with this outcome."""
 
     def settle(self, plan: StepPlan, result: StepResult, num_steps: int) -> StepOutcome:
         """Commit the first `num_steps` steps of a plan."""
@@ -69,8 +69,7 @@ class Settling:
         if row.num_draft_tokens:
             num_accepted = result.num_accepted.get(seq.seq_id, 0)
             if row.kind is ScheduleKind.RUNNING:
-                run = (row.num_draft_tokens, num_accepted)
-                self.draft_runs[run] = self.draft_runs.get(run, 0) + 1
+                self._count_run(row, num_accepted)
         is_running = seq.status is SequenceStatus.RUNNING
         if self._is_async:
             seq.num_in_flight -= 1 + row.num_draft_tokens
@@ -94,6 +93,13 @@ class Settling:
         if is_running and not self._is_async:
             seq.num_drafts = result.num_drafts.get(seq.seq_id, 0)
         return False
+
+    def _count_run(self, row: ScheduledSequence, num_accepted: int) -> None:
+        """Note what became of a sequence's drafts; to be called before they are committed."""
+        num_left, num_drafts = row.seq.max_known - row.seq.num_known, row.num_draft_tokens
+        num_tested, num_kept = min(num_drafts, num_left), min(num_accepted, num_left)
+        run = DraftRun(num_drafts, num_tested, num_kept, min(num_accepted + 1, num_left))
+        self.draft_runs[run] = self.draft_runs.get(run, 0) + 1
 
     @staticmethod
     def _finish_reason(seq: Sequence, result: StepResult) -> FinishReason | None:

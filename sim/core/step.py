@@ -88,6 +88,19 @@ class StepPlan(NamedTuple):
         return self.num_decode_seqs + self.num_prefill_tokens
 
 
+class DraftRun(NamedTuple):
+    """What became of one sequence's drafts in one step, up to its last token."""
+
+    num_drafts: int
+    """Verified."""
+    num_tested: int
+    """Of these, for places up to the last token: the others could not have been kept."""
+    num_kept: int
+    """Of these, kept and delivered."""
+    num_tokens: int
+    """Delivered: one more than was kept, unless a draft was the last token."""
+
+
 class BeamFork(NamedTuple):
     """One beam takes over from another: `child` gives up its own tokens and goes on as a copy of `parent`."""
 

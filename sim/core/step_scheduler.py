@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from typing import Protocol
 
 from sim.core.request import Request, Sequence
-from sim.core.step import StepOutcome, StepPlan, StepResult
+from sim.core.step import DraftRun, StepOutcome, StepPlan, StepResult
 
 
 class StepScheduler(Protocol):
@@ -54,8 +54,8 @@ class StepScheduler(Protocol):
         ...
 
     @property
-    def draft_runs(self) -> Mapping[tuple[int, int], int]:
-        """How often so many drafts were verified and so many of them kept, so far."""
+    def draft_runs(self) -> Mapping[DraftRun, int]:
+        """How often drafts were verified with this outcome, so far."""
         ...
 
     @property

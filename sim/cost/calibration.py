@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -29,6 +28,7 @@ from numpy.typing import NDArray
 from sim.core.step import ScheduledSequence, StepPlan
 from sim.cost.measured import Calibration, MeasuredCost, read_calibration
 from sim.errors import ConfigError, Problem
+from workloads.text import parse_json, parse_number
 
 ABOUT, STEPS, OTHERS = "calibration.json", "steps.csv", "others.csv"
 STEP_COLUMNS = (
@@ -172,7 +172,7 @@ def read_about(path: Path) -> dict[str, Any]:
         ConfigError: The file is missing, or is none.
     """
     try:
-        about = json.loads(path.read_text(encoding="utf-8"))
+        about = parse_json(path.read_text(encoding="utf-8"))
         if not {"device", "date", "fusions", "draft", "model"} <= set(about):
             raise ValueError("it lacks what a calibration says of itself")
     except FileNotFoundError:
@@ -188,8 +188,8 @@ def _read_others(path: Path) -> dict[str, Curve]:
     try:
         with path.open(newline="", encoding="utf-8") as file:
             for row in csv.DictReader(file):
-                times_us[row["what"], float(row["amount"])] = float(row["time_us"])
-    except (OSError, KeyError, TypeError, ValueError) as error:
+                times_us[row["what"], parse_number(row["amount"])] = parse_number(row["time_us"])
+    except (OSError, KeyError, TypeError, ValueError, csv.Error) as error:
         raise ConfigError([Problem(str(path), "", f"is no table of a calibration: {error}")]) from None
     return curves_of(times_us)
 

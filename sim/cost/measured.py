@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 
 from sim.core.step import StepPlan
 from sim.errors import ConfigError, Problem
+from workloads.text import parse_number
 
 AXES = ("num_decode_seqs", "num_new_tokens", "context_tokens")
 _KEYS = ("model_role", "fusion")
@@ -85,7 +86,7 @@ def grid_of(times_us: Mapping[tuple[float, ...], float]) -> Calibration | None:
 
 def _number(path: Path, line: int, row: dict[str, str], name: str) -> float:
     try:
-        value = float(row[name])
+        value = parse_number(row[name])
     except (TypeError, ValueError):
         value = float("nan")
     least = 0 if name in AXES else 1e-3

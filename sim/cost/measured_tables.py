@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from sim.cost.measured import AXES, STEP
 from sim.errors import ConfigError, Problem
+from workloads.text import parse_number
 
 _LATENCY = "latency_ms"
 _BYTES_PER_ELEMENT = {"half": 2, "bfloat16": 2, "float": 4, "int8": 1}
@@ -136,7 +137,7 @@ def _products_of(path: Path, rows: list[tuple[int, dict[str, str]]]) -> TableKin
 def _number(path: Path, line: int, row: dict[str, str], name: str) -> float:
     text = row.get(name)
     try:
-        value = float(text or "")
+        value = parse_number(text or "")
     except ValueError:
         value = float("nan")
     if not 0 < value < 1e18:

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from sim.crosscheck.observed import Observed
 from sim.errors import ConfigError, Problem
 from workloads.spec import Workload
+from workloads.text import parse_json
 
 _NS_PER_S = 1e9
 _MS = {"ns": 1e-6, "us": 1e-3, "ms": 1.0, "s": 1e3, "sec": 1e3, "seconds": 1e3, "milliseconds": 1.0}
@@ -66,12 +67,12 @@ def import_bench(path: Path) -> Imported:
 def _documents(path: Path, text: str) -> list[dict[str, Any]]:
     """One JSON object, or one a line."""
     try:
-        whole = json.loads(text)
+        whole = parse_json(text)
         found = [whole]
     except json.JSONDecodeError as fault:
         lines = [line for line in text.splitlines() if line.strip()]
         try:
-            found = [json.loads(line) for line in lines]
+            found = [parse_json(line) for line in lines]
         except json.JSONDecodeError:
             message = f"is not JSON: {fault.msg}"
             raise ConfigError([Problem(str(path), "", message, fault.lineno, fault.colno)]) from None

@@ -21,9 +21,8 @@ from typing import Any
 from sim.crosscheck.pictures import write_pictures
 from sim.crosscheck.text import crosscheck_text, verdict_text
 from sim.crosscheck.verdict import Crosscheck
-from sim.errors import ConfigError, Problem
 from sim.report.html import facts_table, html_page, images, section, terminal_text
-from sim.results.whole_folder import whole_folder
+from sim.results.whole_folder import WholeFolder
 
 _WIDTH = 128
 _HOW_TO_READ = """\
@@ -43,17 +42,16 @@ def write_crosscheck(
     """Write a cross-check's folder; returns its page.
 
     Args:
-        folder: Must not be there.
+        folder: What it is to be called; one that is there makes it get another name.
         check: What was found.
         write_runs: Writes both run folders into the folder it is given.
         with_pictures: Whether to draw.
 
     Raises:
-        ConfigError: The folder is there already, or cannot be written.
+        ConfigError: The folder cannot be written.
     """
-    if folder.exists():
-        raise ConfigError([Problem(str(folder), "", "is there already, and is not overwritten")])
-    with whole_folder(folder) as partial:
+    writing = WholeFolder(folder)
+    with writing as partial:
         write_runs(partial)
         pictures = []
         if with_pictures:
@@ -67,7 +65,7 @@ def write_crosscheck(
             (partial / name).write_text(text, encoding="utf-8")
         names = [picture.relative_to(partial).as_posix() for picture in pictures]
         (partial / "crosscheck.html").write_text(crosscheck_page(check, names), encoding="utf-8")
-    return folder / "crosscheck.html"
+    return writing.folder / "crosscheck.html"
 
 
 def crosscheck_page(check: Crosscheck, pictures: Sequence[str]) -> str:

@@ -193,6 +193,7 @@ class Cluster:
 
     def _arrive(self, spec: RequestSpec) -> None:
         """A request arrives now."""
+        self._timeline.refuse_late()
         now_ns = self._timeline.now_ns
         replica = self._router.choose(spec, self._outstanding)
         if not 0 <= replica < len(self._replicas):

@@ -31,14 +31,22 @@ from sim.core.step import Executor, StepPlan, StepResult
 from sim.cost.host_traffic import HostTraffic
 from sim.fleet.links import HostLink
 from sim.record.recorder import ReplicaLog
+from workloads.errors import WorkloadError
 
 Wait = Generator[simpy.Event, Any, None]
+LAST_NS = 2**62
+"""Times are 64-bit numbers; a bit is left for sums of two."""
+_YEAR_NS = 365 * 86_400 * 10**9
 _FIRST_PRIORITY = 2
 """SimPy's own are 0 (urgent) and 1 (normal: that of a timeout, which is what arrivals wait for)."""
 
 
 class SimulationError(RuntimeError):
     """The simulation broke one of its own rules; a bug here or in a cost model, not bad input."""
+
+
+class SimulationTooLongError(WorkloadError):
+    """More time passes than 64 bits tell in nanoseconds: waiting, delays or step times are far too long."""
 
 
 class Occurrence(simpy.Event):
@@ -88,8 +96,20 @@ class Timeline:
         occurrence.callbacks = [happen]
         self.env.schedule(occurrence, priority, delay_ns)
 
+    def refuse_late(self) -> None:
+        """Nothing may happen when it cannot be told any more.
+
+        Raises:
+            SimulationTooLongError: It is too late.
+        """
+        if self.now_ns > LAST_NS:
+            raise SimulationTooLongError(
+                f"more than {LAST_NS // _YEAR_NS} years pass: waiting, delays or step times are far too long"
+            )
+
     def take_turn(self, replica: int) -> None:
         """A replica has its turn now."""
+        self.refuse_late()
         self._turn_instant_ns = self.now_ns
         self._turn_replica = replica
 

@@ -294,16 +294,17 @@ SCALARS: tuple[Metric, ...] = (
         Group.SPECULATION,
         "acceptance rate",
         "fraction",
-        "draft tokens kept / draft tokens verified",
-        "vLLM's draft acceptance rate",
+        "draft tokens kept / draft tokens verified, both up to a sample's last token",
+        "vLLM's draft acceptance rate, which counts drafts past the last token too",
     ),
     Metric(
         "sim_mean_acceptance_length",
         Group.SPECULATION,
         "acceptance length, mean",
         "tokens",
-        "tokens of a verified run: drafts kept, and the recovered or bonus token",
-        "vLLM's mean acceptance length",
+        "tokens delivered by a verified run: drafts kept, and the recovered or bonus token, up to a sample's "
+        "last token",
+        "vLLM's mean acceptance length, which counts drafts past the last token too",
     ),
     Metric(
         "sim_mean_num_drafts",
@@ -312,8 +313,14 @@ SCALARS: tuple[Metric, ...] = (
         "tokens",
         "drafts verified / runs verified",
     ),
-    Metric("sim_drafted_tokens", Group.SPECULATION, "drafted", "tokens", "draft tokens verified"),
-    Metric("sim_accepted_tokens", Group.SPECULATION, "accepted", "tokens", "draft tokens kept"),
+    Metric(
+        "sim_drafted_tokens",
+        Group.SPECULATION,
+        "drafted",
+        "tokens",
+        "draft tokens verified, those past a sample's end too",
+    ),
+    Metric("sim_accepted_tokens", Group.SPECULATION, "accepted", "tokens", "draft tokens kept and delivered"),
     Metric(
         "sim_drafting_fraction",
         Group.SPECULATION,

@@ -39,7 +39,7 @@ def definition_of(key: str) -> Metric | None:
         return _SCALAR_BY_NAME[key]
     if match := _PLACE_KEY.fullmatch(key):
         place = match["place"]
-        formula = f"of the drafts at place {place} of their run, those kept"
+        formula = f"of the drafts at place {place} of their run, up to a sample's last token, those kept"
         return Metric(key, Group.SPECULATION, f"acceptance at {place}", "fraction", formula)
     if match := _GOAL_KEY.fullmatch(key):
         return _goal_metric(key, match["name"], match["what"])

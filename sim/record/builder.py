@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sim.core.engine import EngineCore
+from sim.core.step import DraftRun
 from sim.record.recorder import (
     FINISH_REASONS,
     PLAN_FIELDS,
@@ -280,18 +281,22 @@ def _merge_steps(tables: list[dict[str, NDArray[Any]]]) -> Mapping[str, NDArray[
 
 def _draft_counters(cores: list[EngineCore]) -> dict[str, int]:
     """Drafts verified and kept, in all and at each place of a run."""
-    runs: dict[tuple[int, int], int] = {}
+    runs: dict[DraftRun, int] = {}
     for core in cores:
         for run, count in core.draft_runs.items():
             runs[run] = runs.get(run, 0) + count
-    most = max((drafted for drafted, _ in runs), default=0)
+    most = max((run.num_tested for run in runs), default=0)
     counters = {
         "draft_runs": sum(runs.values()),
-        "drafted_tokens": sum(drafted * count for (drafted, _), count in runs.items()),
-        "accepted_tokens": sum(kept * count for (_, kept), count in runs.items()),
+        "drafted_tokens": sum(run.num_drafts * count for run, count in runs.items()),
+        "drafted_past_end_tokens": sum(
+            (run.num_drafts - run.num_tested) * count for run, count in runs.items()
+        ),
+        "accepted_tokens": sum(run.num_kept * count for run, count in runs.items()),
+        "runs_ended_by_draft": sum(count for run, count in runs.items() if run.num_tokens == run.num_kept),
     }
     for place in range(1, most + 1):
-        at = [(kept, count) for (drafted, kept), count in runs.items() if drafted >= place]
+        at = [(run.num_kept, count) for run, count in runs.items() if run.num_tested >= place]
         counters[f"drafted_at_{place}"] = sum(count for _, count in at)
         counters[f"accepted_at_{place}"] = sum(count for kept, count in at if kept >= place)
     return counters

@@ -98,7 +98,9 @@ COUNTERS: Mapping[str, str] = {
     "blocks_allocated": "KV blocks handed out, each time counted",
     "draft_runs": "times that a sequence's drafts were verified",
     "drafted_tokens": "draft tokens verified",
-    "accepted_tokens": "of these, kept",
+    "drafted_past_end_tokens": "of these, for places past a sample's last token: neither tested nor kept",
+    "accepted_tokens": "of the others, kept",
+    "runs_ended_by_draft": "of these times, those whose last kept draft was the sample's last token",
     "blocks_swapped_out": "KV blocks moved to the host",
     "blocks_swapped_in": "KV blocks moved back from the host",
     "blocks_copied": "KV blocks copied because a sequence wrote into one that it shared (copy-on-write)",
@@ -156,7 +158,11 @@ class RunRecord:
         """Verify this module's invariants and return self; raises `RunRecordError` at the first fault."""
         _check_table("requests", self.requests, REQUEST_COLUMNS)
         _check_table("steps", self.steps, STEP_COLUMNS)
-        _expect(min(self.num_blocks, self.block_size, self.num_replicas) >= 1, "sizes must be at least 1")
+        sizes = (self.num_blocks, self.block_size, self.num_replicas)
+        _expect(all(type(size) is int and size >= 1 for size in sizes), "sizes must be whole, and at least 1")
+        _expect(isinstance(self.counters, Mapping), "counters: not a table of counts")
+        wrong = [name for name, count in self.counters.items() if type(count) is not int]
+        _expect(not wrong, f"counters: no whole number: {', '.join(wrong)}")
         missing = COUNTERS.keys() - self.counters.keys()
         _expect(not missing, f"counters: missing {', '.join(sorted(missing))}")
         self._check_requests()
@@ -196,6 +202,8 @@ class RunRecord:
 def _check_table(table: str, columns: Mapping[str, NDArray[Any]], schema: Mapping[str, Column]) -> None:
     missing = [name for name in schema if name not in columns]
     _expect(not missing, f"{table}: missing column {', '.join(missing)}")
+    flat = [name for name in schema if columns[name].ndim != 1]
+    _expect(not flat, f"{table}: not one value a row: {', '.join(flat)}")
     lengths = {name: len(columns[name]) for name in schema}
     _expect(len(set(lengths.values())) == 1, f"{table}: columns differ in length: {lengths}")
     for name, column in schema.items():

@@ -15,7 +15,8 @@ The same experiment with the same seed gives the same bytes in every file but `e
 `bench.json` but for its `date` (set `SOURCE_DATE_EPOCH` to fix that too).
 
 A run is written under a hidden name beside its own, flushed to the disk and renamed; a run that dies leaves
-at most a folder whose name starts with a dot. An existing run is never overwritten.
+at most a folder whose name starts with a dot. An existing run is never overwritten, and none is lost because
+another has its name (`whole_folder.py`).
 """
 
 from __future__ import annotations
@@ -39,9 +40,11 @@ from sim.metrics.summary import Summary
 from sim.record.column_files import read_columns, write_columns
 from sim.record.run_record import TIME, RunRecord, RunRecordError
 from sim.results.bench_file import Traffic, bench_document, dump_bench
-from sim.results.whole_folder import whole_folder
+from sim.results.whole_folder import WholeFolder, is_taken
+from workloads.text import parse_json
 
 RECORD_SCHEMA_VERSION = 1
+_NO_TIMES = np.zeros(0, dtype=TIME)
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,21 +76,35 @@ def write_run(
     *,
     draw: Draw | None = None,
     attachments: Mapping[str, bytes] = MappingProxyType({}),
+    renames: bool = False,
 ) -> Path:
-    """Write a run, further files by name, and what `draw` makes of it, as `folder`; returns the folder.
+    """Write a run, further files by name, and what `draw` makes of it, as `folder`.
+
+    Args:
+        folder: What it is to be called.
+        run: What to write.
+        traffic: The rate and the like, for `bench.json`.
+        draw: Adds pictures and pages.
+        attachments: Further files by name.
+        renames: Whether a run whose name is taken before it is written gets another, as it does when that
+            happens while it is written.
+
+    Returns:
+        What the folder is called.
 
     Raises:
-        ConfigError: The folder exists, or cannot be written.
+        ConfigError: The folder is there before, and not empty, or cannot be written.
     """
-    if folder.exists():
+    if is_taken(folder) and not renames:
         raise ConfigError([Problem(str(folder), "", "this run exists already, and runs are not overwritten")])
-    with whole_folder(folder) as partial:
+    writing = WholeFolder(folder)
+    with writing as partial:
         _write_files(partial, run, traffic)
         for name, content in attachments.items():
             (partial / name).write_bytes(content)
         if draw is not None:
             draw(partial, run)
-    return folder
+    return writing.folder
 
 
 def _write_files(folder: Path, run: Run, traffic: Traffic) -> None:
@@ -153,6 +170,8 @@ def load_run(folder: Path) -> Run:
     config = read_yaml(folder / "config.yaml")
     if config.problems:
         raise ConfigError(config.problems)
+    if not isinstance(config.data, dict):
+        raise ConfigError([Problem(str(folder / "config.yaml"), "", "is no experiment: it has no keys")])
     return Run(
         config=config.data,
         record=_read_record(folder, environment),
@@ -173,6 +192,8 @@ def _read_summary(path: Path) -> Summary:
 def _read_record(folder: Path, environment: Mapping[str, Any]) -> RunRecord:
     facts = _read_json(folder / "record.json")
     tokens = read_columns(folder / "tokens.npz")
+    if tokens.get("token_times", _NO_TIMES).dtype != _NO_TIMES.dtype:
+        raise ConfigError([Problem(str(folder / "tokens.npz"), "token_times", "holds no times")])
     try:
         return RunRecord(
             requests=read_columns(folder / "requests.npz"),
@@ -194,7 +215,7 @@ def _read_record(folder: Path, environment: Mapping[str, Any]) -> RunRecord:
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
+        document = parse_json(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ConfigError([Problem(str(path), "", "is missing")]) from None
     except (OSError, UnicodeDecodeError) as error:

@@ -121,7 +121,16 @@ AcceptanceLaw = Own | Constant | PerPosition | PerRequest | Runs | Recorded
 
 
 class RecordingTooShortError(ValueError):
-    """A recording ended before the run did."""
+    """A recording ended before the run did, or has a round that the run does not; `key` says whose."""
+
+    def __init__(self, key: tuple[int, int], message: str) -> None:
+        super().__init__(key, message)  # SimPy makes it anew from these
+        self.key = key
+        """The request and its sample."""
+        self.message = message
+
+    def __str__(self) -> str:
+        return f"request {self.key[0]}, sample {self.key[1]}: {self.message}"
 
 
 def make_acceptance(law: AcceptanceLaw, seed: int) -> AcceptanceModel:
@@ -164,7 +173,8 @@ class DrawnAcceptance:
         self._law = law
         self._seed = seed
         self._next_refused: dict[tuple[int, int], list[int]] = {}
-        """For each place of an output, the first place from there on whose draft would be refused."""
+        """For each place of an output, the first place from there on whose draft would be refused, or the
+        end: drafts past the last token are not kept."""
 
     def num_accepted(self, seq: TokenSequence, num_drafts: int) -> int:
         """See `AcceptanceModel`."""
@@ -172,7 +182,7 @@ class DrawnAcceptance:
         found = self._next_refused.get(key)
         if found is None:
             found = self._next_refused[key] = self._draw(key, seq.max_known - seq.num_prompt_tokens)
-        num_kept = min(found[place] - place if place < len(found) else num_drafts, num_drafts)
+        num_kept = min(found[place] - place, num_drafts)
         if seq.num_known + num_kept + 1 >= seq.max_known:
             del self._next_refused[key]
         return num_kept
@@ -180,7 +190,7 @@ class DrawnAcceptance:
     def _draw(self, key: tuple[int, int], num_places: int) -> list[int]:
         stream = np.random.default_rng([self._seed, _STREAM, *key])
         refused = stream.random(num_places) >= self._rates(stream, num_places)
-        places = np.where(refused, np.arange(num_places), _NEVER)
+        places = np.where(refused, np.arange(num_places), num_places)
         nearest: list[int] = np.minimum.accumulate(places[::-1])[::-1].tolist()
         return nearest
 
@@ -236,7 +246,7 @@ class _ByPosition:
 
     def _is_kept(self, draws: Sequence[float], place: int, position: int) -> bool:
         if place + position >= len(draws):
-            return True
+            return False
         return draws[place + position] < self._rates[min(position, len(self._rates) - 1)]
 
 
@@ -256,7 +266,8 @@ class RecordedAcceptance:
 
         Raises:
             RecordingTooShortError: No round of this sequence is left, or it kept more than is drafted now,
-                and nothing is said of what happens otherwise.
+                and nothing is said of what happens otherwise. Where as many as are drafted, and one more,
+                reach the last token, all of them are kept: the others would have been past it.
         """
         key = (int(seq.request.request_id), seq.sample)
         counts, at = self._counts.get(key, ()), self._next.get(key, 0)
@@ -266,19 +277,16 @@ class RecordedAcceptance:
                 return min(counts[at], num_drafts)
             return self._otherwise.num_accepted(seq, num_drafts)
         if at >= len(counts):
-            raise RecordingTooShortError(
-                f"request {key[0]}, sample {key[1]}: {len(counts)} runs are recorded, and it needs more"
-            )
+            raise RecordingTooShortError(key, f"{len(counts)} runs are recorded, and it needs more")
         self._next[key] = at + 1
-        if counts[at] > num_drafts:
+        if counts[at] > num_drafts and num_drafts + 1 < seq.max_known - seq.num_known:
             raise RecordingTooShortError(
-                f"request {key[0]}, sample {key[1]}: run {at} kept {counts[at]} drafts, and "
-                f"{num_drafts} are proposed now: num_speculative_tokens is not that of the recording"
+                key,
+                f"run {at} kept {counts[at]} drafts, and {num_drafts} are verified now: what limits them is "
+                "not that of the recording (num_speculative_tokens, by_batch, adaptive, the token budget, "
+                "long_prefill_token_threshold)",
             )
-        return counts[at]
-
-
-_NEVER = np.iinfo(np.int64).max // 2
+        return min(counts[at], num_drafts)
 
 
 def _check_rates(*rates: float) -> None:

@@ -15,6 +15,7 @@ from typing import Any
 from sim.errors import ConfigError, Problem
 from sim.speculation.acceptance import Recorded
 from workloads.spec import Workload
+from workloads.text import parse_json
 
 
 def read_recorded(path: Path) -> Recorded:
@@ -24,7 +25,7 @@ def read_recorded(path: Path) -> Recorded:
         ConfigError: It cannot be read, or is not of this form; the place within it is named.
     """
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        data = parse_json(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
         raise _wrong(path, "", f"cannot be read: {error}") from error
     except json.JSONDecodeError as error:

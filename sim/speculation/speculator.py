@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Protocol
 
-from sim.core.request import SeqId
+from sim.core.request import SeqId, Sequence
 from sim.core.step import ScheduledSequence, ScheduleKind, StepPlan
 from sim.cost.cost_model import CostModel
 from sim.cost.model import ModelShape
@@ -147,11 +147,21 @@ class SpeculationCost:
         self._draft = draft
         self._own = config.make_proposer() if config.make_proposer is not None else None
 
-    def ns_per_token(self, rows: list[ScheduledSequence], count: int, rate: float) -> float:
-        """Expected time of a sequence's token with `count` drafts."""
+    def ns_per_token(
+        self, rows: list[ScheduledSequence], nums_left: list[int], count: int, rate: float
+    ) -> float:
+        """Expected time of a sequence's token with `count` drafts; nothing past its last token is gained.
+
+        Args:
+            rows: Sequences that go on.
+            nums_left: Tokens that each of them has yet to give.
+            count: Drafts of each.
+            rate: At which drafts are kept.
+        """
         verify = self._target.step_ends_ns(_verify_step(rows, count + 1))[0]
         draft = self._passes_ns(rows, count) if count else 0
-        return (verify + draft) / expected_tokens(rate, count)
+        gained = [expected_tokens(rate, num_drafts) for num_drafts in range(count + 1)]
+        return (verify + draft) * len(rows) / sum([gained[min(count, left - 1)] for left in nums_left])
 
     def draft_ns(self, plan: StepPlan, rows: list[ScheduledSequence], count: int) -> int:
         """Time to draft so many tokens for each of these after a step.
@@ -200,13 +210,22 @@ class DraftCounter:
         self._num_tested = _PRIOR_DRAFTS
         self._num_accepted = _PRIOR_DRAFTS * expected_rate(config.acceptance)
 
-    def note(self, num_drafts: int, num_kept: int) -> None:
-        """A round of so many drafts kept so many; the first refused one was looked at, those after it not."""
-        self._num_tested += min(num_kept + 1, num_drafts)
-        self._num_accepted += num_kept
+    @property
+    def rate(self) -> float:
+        """At which drafts are kept, as far as is known by now."""
+        return self._num_accepted / self._num_tested
 
-    def count(self, rows: list[ScheduledSequence]) -> int:
-        """Drafts for each of these in their next step."""
+    def note(self, seq: Sequence, num_drafts: int, num_kept: int) -> None:
+        """A sequence's round of so many drafts kept so many, of which those up to its last token count.
+
+        The first refused one was looked at, those after it were not.
+        """
+        num_left = seq.max_known - seq.num_known
+        self._num_tested += min(num_kept + 1, num_drafts, num_left)
+        self._num_accepted += min(num_kept, num_left)
+
+    def count(self, rows: list[ScheduledSequence], accepted: Mapping[SeqId, int]) -> int:
+        """Drafts for each of these in their next step, by how many of their drafts this one kept."""
         if not rows:
             return 0
         match self._how_many:
@@ -215,8 +234,10 @@ class DraftCounter:
             case ByBatch() as by_batch:
                 return by_batch.at(len(rows))
             case Adaptive(most):
-                rate = self._num_accepted / self._num_tested
-                return min(range(most + 1), key=lambda count: self._cost.ns_per_token(rows, count, rate))
+                rate = self.rate
+                nums_left = [_num_left(row, accepted) for row in rows]
+                ns_per_token = self._cost.ns_per_token
+                return min(range(most + 1), key=lambda count: ns_per_token(rows, nums_left, count, rate))
 
 
 class Speculator:
@@ -247,7 +268,7 @@ class Speculator:
         """Judge the drafts of a step and propose those of the next one."""
         accepted = {row.seq.seq_id: self._judge(row) for row in plan.rows if row.num_draft_tokens}
         going_on = rows_going_on(plan, accepted)
-        count = self._counter.count(going_on)
+        count = self._counter.count(going_on, accepted)
         drafts = {row.seq.seq_id: count for row in going_on} if count else {}
         return Speculated(accepted, drafts, self._cost.draft_ns(plan, going_on, count))
 
@@ -256,18 +277,18 @@ class Speculator:
         if row.kind is not ScheduleKind.RUNNING:
             return 0
         num_kept = self._acceptance.num_accepted(row.seq, row.num_draft_tokens)
-        self._counter.note(row.num_draft_tokens, num_kept)
+        self._counter.note(row.seq, row.num_draft_tokens, num_kept)
         return num_kept
 
 
 def rows_going_on(plan: StepPlan, accepted: Mapping[SeqId, int]) -> list[ScheduledSequence]:
     """Rows whose sequences have tokens to come after this step, by how many of their drafts were kept."""
-    return [row for row in plan.rows if row.yields_token and not _ends(row, accepted)]
+    return [row for row in plan.rows if row.yields_token and _num_left(row, accepted) > 0]
 
 
-def _ends(row: ScheduledSequence, accepted: Mapping[SeqId, int]) -> bool:
-    """Whether a sequence has all its tokens after this step."""
-    return row.seq.num_known + accepted.get(row.seq.seq_id, 0) + 1 >= row.seq.max_known
+def _num_left(row: ScheduledSequence, accepted: Mapping[SeqId, int]) -> int:
+    """Tokens that a sequence has yet to give after this step; 0 or less: it has them all."""
+    return row.seq.max_known - row.seq.num_known - accepted.get(row.seq.seq_id, 0) - 1
 
 
 def _verify_step(rows: list[ScheduledSequence], num_tokens: int) -> StepPlan:

@@ -7,12 +7,49 @@ step, `draft_operations` (c-hat) the same of operations.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 
 def expected_tokens(rate: float, num_drafts: int) -> float:
     """Tokens of a round: the drafts that are kept, and one more (equation 1)."""
     if rate == 1:
         return num_drafts + 1
     return (1 - rate ** (num_drafts + 1)) / (1 - rate)
+
+
+@dataclass(frozen=True, slots=True)
+class Rounds:
+    """What a whole output takes, on average.
+
+    Attributes:
+        num_rounds: Rounds, each of which drafts and checks as many tokens as ever.
+        num_tested: Drafts for places up to the last token; what lies past it could not have been kept.
+        num_kept: Of these, kept.
+    """
+
+    num_rounds: float
+    num_tested: float
+    num_kept: float
+
+
+def expected_rounds(rate: float, num_drafts: int, num_tokens: int) -> Rounds:
+    """Rounds until `num_tokens` tokens are there; the last round gives no more than are wanted.
+
+    A round with `left` tokens to go keeps `kept` drafts in a row, at most `min(num_drafts, left)`, and gives
+    `min(kept + 1, left)` tokens. What an output takes follows from what shorter ones take.
+    """
+    found = [Rounds(0, 0, 0)]
+    for left in range(1, num_tokens + 1):
+        num_tested = min(num_drafts, left)
+        rounds, tested, kept = 1.0, float(num_tested), 0.0
+        for num_kept in range(num_tested + 1):
+            chance = rate**num_kept * (1 if num_kept == num_tested else 1 - rate)
+            rest = found[left - min(num_kept + 1, left)]
+            rounds += chance * rest.num_rounds
+            tested += chance * rest.num_tested
+            kept += chance * (num_kept + rest.num_kept)
+        found.append(Rounds(rounds, tested, kept))
+    return found[num_tokens]
 
 
 def walltime_improvement(rate: float, num_drafts: int, draft_cost: float) -> float:

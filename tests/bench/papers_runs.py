@@ -83,7 +83,7 @@ def execute(run: Run) -> Outcome:
         num_preemptions=record.counters["preemptions"],
         tpot_ms=_tpot_ms(record),
         e2el_ms=float((finished - record.requests["arrival"].astype(np.int64)).mean() / 1e6),
-        acceptance_length=1 + _per_run(record, "accepted_tokens"),
+        acceptance_length=1 + _per_run(record, "accepted_tokens") - _per_run(record, "runs_ended_by_draft"),
         drafts_per_run=_per_run(record, "drafted_tokens"),
     )
 

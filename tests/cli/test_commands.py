@@ -10,6 +10,7 @@ import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -17,6 +18,7 @@ from sim.cli import simulate
 from sim.cli.app import BAD_INPUT, INTERRUPTED, THE_ANSWER_IS_NO
 from sim.compiled import running_code
 from sim.results.run_folder import load_run
+from sim.simulation import simulate as simulate_as_ever
 from tests.command_line import COMMAND, EXPERIMENT, pagecast, refused
 from tests.recordings import write_recording
 
@@ -72,6 +74,35 @@ def test_a_run_without_pictures_is_a_whole_run(here: Path) -> None:
     pagecast("simulate", "tiny.yaml", "--no-plots", "--out", "run")
     assert not (here / "run" / "plots").exists()
     assert load_run(here / "run").record.num_requests == 30
+
+
+def test_identical_runs_within_a_second_are_both_kept(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sim.recording.unique_run_name", lambda *_: "now")
+    for _ in range(2):
+        pagecast("simulate", "tiny.yaml", "--no-plots")
+    assert sorted(path.name for path in (here / "results" / "tiny").iterdir()) == ["now", "now-2"]
+
+
+def test_a_run_whose_folder_is_taken_meanwhile_is_kept_and_said_to_be_elsewhere(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def simulate_meanwhile(*arguments: Any, **named: Any) -> Any:
+        (here / "run").mkdir(exist_ok=True)
+        (here / "run" / "theirs").write_text("kept")
+        return simulate_as_ever(*arguments, **named)
+
+    monkeypatch.setattr("sim.recording.simulate", simulate_meanwhile)
+    result = pagecast("simulate", "tiny.yaml", "--no-plots", "--out", "run")
+    assert "Run folder  run-2" in result.stdout
+    assert "run was taken meanwhile: the run is in run-2" in result.stderr
+    assert [path.name for path in (here / "run").iterdir()] == ["theirs"]
+    assert (here / "run-2" / "summary.json").exists()
+
+
+def test_an_empty_folder_is_a_fine_place_for_a_run(here: Path) -> None:
+    (here / "empty").mkdir()
+    pagecast("simulate", "tiny.yaml", "--no-plots", "--out", "empty")
+    assert (here / "empty" / "summary.json").exists()
 
 
 def test_a_folder_is_printed_as_it_is_called(here: Path) -> None:

@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Callable
+from types import FrameType
+from typing import Any
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sim.core import host_tier
 from sim.core.engine import EngineConfig, EngineCore
 from sim.core.host_tier import HostTier
 from sim.core.kv_cache import CacheConfig
 from sim.core.request import Request
 from sim.core.scheduler_config import SchedulerConfig
 from sim.core.step import BlockCopy, StepPlan, StepResult
+from tests.core.plain_host_tier import PlainHostTier
 from tests.core.stepping import Text
+from tests.strategies import examples
 
 
 def test_the_least_recently_used_content_makes_room() -> None:
@@ -34,6 +45,55 @@ def test_what_a_step_loads_is_not_overwritten_in_that_step() -> None:
     assert tier.find(["b"]) == [], "there was no room for it"
     tier.keep("b", 8)
     assert tier.find(["b"]) == ["b"], "in the next step there is"
+
+
+ACTS = st.lists(
+    st.tuples(st.sampled_from(["keep", "keep", "keep", "load", "step"]), st.integers(0, 9)), max_size=60
+)
+
+
+@examples(300)
+@given(st.integers(1, 6), ACTS)
+def test_every_copy_and_every_order_is_the_plain_tiers(num_blocks: int, acts: list[tuple[str, int]]) -> None:
+    tier, plain = HostTier(num_blocks), PlainHostTier(num_blocks)
+    for number, (act, key) in enumerate([*acts, ("step", 0)]):
+        if act == "keep":
+            for each in (tier, plain):
+                each.keep(key, number)
+        elif act == "load" and tier.find([key]):
+            for each in (tier, plain):
+                each.hold([key])
+                each.load(key, number)
+        elif act == "step":
+            assert tier.take_moves() == plain.take_moves()
+            assert list(tier._untouched) == plain.contents()
+        tier.check_invariants()
+        assert [key for key in range(10) if tier.find([key])] == sorted(plain.contents())  # type: ignore[type-var]
+
+
+def test_a_step_that_evicts_much_costs_a_look_for_each_block() -> None:
+    """Counted, not timed: a look through the step's other copies for each would be millions."""
+    tier = HostTier(3000)
+    for number in range(3000):
+        tier.keep(number, number)
+    tier.take_moves()
+    tier.hold(range(1500))
+    looks = 0
+
+    def count(frame: FrameType, event: str, _: object) -> Callable[..., Any]:
+        nonlocal looks
+        looks += event == "line" and frame.f_code.co_filename == host_tier.__file__
+        return count
+
+    before = sys.gettrace()
+    sys.settrace(count)
+    try:
+        for number in range(3000, 6000):
+            tier.keep(number, number)
+    finally:
+        sys.settrace(before)
+    assert looks < 30 * 3000
+    assert len(tier.take_moves()[0]) == 1500
 
 
 def core(num_offload_blocks: int) -> EngineCore:

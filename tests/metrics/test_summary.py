@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -202,6 +203,17 @@ def test_every_key_has_a_definition_and_every_definition_a_key() -> None:
     used = {metric.name for metric in metrics.values() if metric is not None}
     assert {metric.name for metric in (*SCALARS, *LATENCIES)} <= used
     assert definition_of("sim_notes") is None
+
+
+def test_a_run_of_centuries_takes_no_memory_for_its_seconds() -> None:
+    year_ms = 365 * 86_400_000
+    record = make_record([Served(0, 0, ((100, 150, 150, 200 * year_ms),))], [StepRow(0, 100)])
+    tracemalloc.start()
+    values = numbers(record)
+    _, peak_bytes = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert values["max_output_tokens_per_s"] == 3
+    assert peak_bytes < 4 << 20, "8 bytes a second would be 50 GB"
 
 
 def test_what_drafting_gave() -> None:

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import fields
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,8 +20,11 @@ from sim.errors import ConfigError
 from sim.metrics.summary import Identity, Slo, summarize
 from sim.record.run_record import REQUEST_COLUMNS, RunRecord, RunRecordError
 from sim.report.page import draw_run
+from sim.report.tables import comparison_table
 from sim.results.bench_file import Traffic
+from sim.results.compare import compare_runs
 from sim.results.run_folder import Run, dump_summary, load_run, unique_run_name, write_run
+from sim.results.whole_folder import WholeFolder
 from tests.records import MS, S, Served, make_record, toy_run
 
 CONFIG = {"name": "toy", "seed": 7, "engine": {"block_size": 16, "policy": "off", "ratio": 1e3}}
@@ -136,6 +143,62 @@ def test_a_run_appears_by_being_renamed(tmp_path: Path, monkeypatch: pytest.Monk
     with pytest.raises(ConfigError, match="cannot be written: No space left on device"):
         write(tmp_path / "run")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_run_is_not_lost_when_its_name_is_taken_meanwhile(tmp_path: Path) -> None:
+    first, second = WholeFolder(tmp_path / "run"), WholeFolder(tmp_path / "run")
+    with first as one, second as other:
+        (one / "whose").write_text("first")
+        (other / "whose").write_text("second")
+    assert (first.folder, second.folder) == (tmp_path / "run-2", tmp_path / "run")
+    for writing, whose in ((first, "first"), (second, "second")):
+        assert (writing.folder / "whose").read_text() == whose
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_runs_written_at_once_all_survive(tmp_path: Path) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        folders = list(pool.map(lambda _: _writes_after(tmp_path / "run", 0.05), range(8)))
+    assert sorted(folders) == sorted(tmp_path.iterdir())
+    assert len(set(folders)) == 8
+
+
+def _writes_after(folder: Path, seconds: float) -> Path:
+    writing = WholeFolder(folder)
+    with writing as partial:
+        (partial / "content").write_text("whole")
+        time.sleep(seconds)
+    return writing.folder
+
+
+def test_what_others_are_writing_is_left_alone(tmp_path: Path) -> None:
+    theirs = tmp_path / f".run.partial-{os.getpid()}"
+    theirs.mkdir()
+    (theirs / "half").write_text("theirs")
+    with WholeFolder(tmp_path / "run") as mine, pytest.raises(RuntimeError), WholeFolder(tmp_path / "run"):
+        raise RuntimeError
+    assert (theirs / "half").read_text() == "theirs"
+    assert sorted(path.name for path in tmp_path.iterdir()) == [theirs.name, "run"]
+    assert not mine.exists()
+
+
+@pytest.mark.parametrize("is_linked", [False, True])
+def test_an_empty_folder_is_taken_over(tmp_path: Path, *, is_linked: bool) -> None:
+    (tmp_path / "empty").mkdir()
+    folder = tmp_path / "empty"
+    if is_linked:
+        folder = tmp_path / "link"
+        folder.symlink_to("empty")
+    assert write(folder) == folder
+    assert load_run(tmp_path / "empty").config == CONFIG
+
+
+def test_a_long_name_is_kept_whole_and_shortened_only_to_be_told_apart(tmp_path: Path) -> None:
+    name = "\u00e4" * 125
+    with WholeFolder(tmp_path / name) as one, WholeFolder(tmp_path / name) as other:
+        (one / "content").touch()
+        (other / "content").touch()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["\u00e4" * 100 + "-2", name]
 
 
 def test_a_folder_that_cannot_be_made_is_bad_input(tmp_path: Path) -> None:
@@ -258,3 +321,42 @@ def test_records_that_break_their_rules_are_refused() -> None:
     for message, changes in cases.items():
         with pytest.raises(RunRecordError, match=message):
             broken(record, **changes).check()
+
+
+WRONG: list[Any] = [None, "x", [], {}, 1.5, True, -1, [1], {"a": 1}, 10**30]
+
+
+@pytest.mark.parametrize("wrong", WRONG, ids=repr)
+def test_a_wrong_type_in_a_run_is_told_by_its_file_or_does_no_harm(tmp_path: Path, wrong: Any) -> None:
+    """Whatever somebody wrote into a file: comparing ends with a `ConfigError`, or with a table."""
+    good = load_run(write(tmp_path / "run"))
+    for name in ("environment.json", "record.json", "summary.json"):
+        document = json.loads((tmp_path / "run" / name).read_text())
+        for key in [None, *document]:
+            changed = wrong if key is None else document | {key: wrong}
+            (tmp_path / "run" / name).write_text(json.dumps(changed))
+            with suppress(ConfigError):
+                found = load_run(tmp_path / "run")
+                comparison_table(compare_runs([("good", good), ("wrong", found)]))
+        (tmp_path / "run" / name).write_text(json.dumps(document))
+
+
+@pytest.mark.parametrize("text", ["- a\n", "x\n", "1\n", "null\n", ""])
+def test_a_configuration_without_keys_is_told(tmp_path: Path, text: str) -> None:
+    write(tmp_path / "run")
+    (tmp_path / "run" / "config.yaml").write_text(text)
+    with pytest.raises(ConfigError, match=r"config\.yaml: is no experiment: it has no keys"):
+        load_run(tmp_path / "run")
+
+
+@pytest.mark.parametrize("table", ["requests", "steps", "tokens"])
+def test_columns_of_another_type_or_shape_are_told(tmp_path: Path, table: str) -> None:
+    write(tmp_path / "run")
+    path = tmp_path / "run" / f"{table}.npz"
+    columns = dict(np.load(path))
+    for name, column in columns.items():
+        text = column.astype(str if column.dtype.kind != "U" else bytes)
+        for wrong in (text, np.array(3), column[:, None], np.zeros(len(column), dtype=complex)):
+            np.savez(path, **(columns | {name: wrong}))
+            with pytest.raises(ConfigError, match=str(tmp_path / "run")):
+                load_run(tmp_path / "run")

@@ -14,20 +14,33 @@ from sim.config import load_experiment
 from sim.config.catalog import load_model
 from sim.core.engine import EngineConfig
 from sim.core.kv_cache import CacheConfig
+from sim.core.request import Request, Sequence
 from sim.core.scheduler_config import SchedulerConfig
 from sim.cost.fixed import FixedCost
 from sim.fleet.cluster import Physics
+from sim.metrics.summary import Identity, Slo, summarize
 from sim.record.run_record import RunRecord
 from sim.simulation import run, simulate
 from sim.speculation.acceptance import AcceptanceLaw, Constant, PerPosition, PerRequest, Runs
 from sim.speculation.acceptance_file import dump_recorded
-from sim.speculation.speculator import Adaptive, ByBatch, Fixed, HowMany, Proposer, Speculation
+from sim.speculation.speculator import (
+    Adaptive,
+    ByBatch,
+    DraftCounter,
+    Fixed,
+    HowMany,
+    Proposer,
+    Speculation,
+    SpeculationCost,
+)
+from sim.speculation.theory import expected_rounds
 from tests.command_line import pagecast, refused
 from tests.strategies import CoarseCost, examples
 from workloads.spec import Workload
 
 REPO = Path(__file__).resolve().parents[2]
 TARGET, DRAFT = FixedCost(100), FixedCost(10)
+SPECULATION = Speculation(Proposer.DRAFT_MODEL, Adaptive(4), Constant(0.9), draft=load_model("qwen3-0.6b"))
 LAWS: list[AcceptanceLaw] = [
     Constant(0.0),
     Constant(0.6),
@@ -109,6 +122,43 @@ def test_with_all_kept_every_run_is_all_drafts_and_one_more() -> None:
     _, counts = np.unique(record.token_times, return_counts=True)
     assert counts.tolist() == [1] + [5] * 6
     assert record.counters["accepted_tokens"] == record.counters["drafted_tokens"] == 24
+
+
+@pytest.mark.parametrize("num_tokens", [2, 3, 4, 5, 6, 9, 17, 40])
+@pytest.mark.parametrize(("rate", "num_drafts"), [(0.7, 4), (0.7, 1), (0.3, 3), (0.9, 8), (1.0, 4), (0.0, 4)])
+def test_a_report_counts_what_was_tested_and_delivered(rate: float, num_drafts: int, num_tokens: int) -> None:
+    """Closed forms at every output length: drafts past the last token are neither tested nor kept."""
+    count = 1500
+    record = speculated(workload([(4, num_tokens)] * count), Fixed(num_drafts), Constant(rate))
+    values = summarize(record, Slo(), Identity("", "", 0)).values
+    closed = expected_rounds(rate, num_drafts, num_tokens - 1)
+    runs = record.counters["draft_runs"]
+    assert runs / count == pytest.approx(closed.num_rounds, rel=0.03)
+    assert values["sim_mean_num_drafts"] == num_drafts
+    assert values["sim_acceptance_rate"] == pytest.approx(closed.num_kept / closed.num_tested, abs=0.03)
+    assert values["sim_mean_acceptance_length"] == pytest.approx((num_tokens - 1) * count / runs)
+    assert values["sim_acceptance_rate_at_1"] == pytest.approx(rate, abs=0.03)
+
+
+@pytest.mark.parametrize("law", [PerPosition((0.7,)), PerRequest(0.7, 0.0), Runs(0.7, 0.7, 3, 3)])
+def test_every_law_ends_where_the_output_does(law: AcceptanceLaw) -> None:
+    record = speculated(workload([(4, 2)] * 1500), Fixed(4), law)
+    counters = record.counters
+    assert counters["drafted_tokens"] - counters["drafted_past_end_tokens"] == counters["draft_runs"] == 1500
+    assert counters["accepted_tokens"] / 1500 == pytest.approx(0.7, abs=0.04)
+
+
+def test_adaptive_drafting_expects_nothing_past_the_end_and_learns_nothing_from_it() -> None:
+    """One token is to come, whatever is drafted for it; and drafts that nobody could keep say nothing."""
+    record = speculated(workload([(4, 2)] * 50), Adaptive(4), Constant(1.0))
+    assert record.counters["drafted_tokens"] == 0
+    counter = DraftCounter(SPECULATION, SpeculationCost(SPECULATION, TARGET, DRAFT))
+    ends = Sequence(0, Request(0, 0, 4, 2), 0, 100)
+    ends.num_known += 1
+    for _ in range(1000):
+        counter.note(ends, 4, 0)
+        counter.note(ends, 4, 4)
+    assert counter.rate == pytest.approx(0.5, abs=0.01), "of each two drafts for the last place one was kept"
 
 
 @examples(60)
@@ -210,6 +260,51 @@ def test_a_recording_is_replayed_to_the_letter(tmp_path: Path) -> None:
     assert record.requests["output_tokens"].tolist() == [10, 10]
     counters = record.counters
     assert (counters["draft_runs"], counters["accepted_tokens"]) == (5, 13)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "engine.long_prefill_token_threshold=3",
+        "speculation.by_batch=[{max_batch_size: 1, num_tokens: 4}, {max_batch_size: 8, num_tokens: 2}]",
+    ],
+)
+def test_a_recording_of_more_drafts_than_are_verified_is_told_by_its_place(
+    tmp_path: Path, change: str
+) -> None:
+    text = RECORDED.replace("tokens: 10}\n", "tokens: 20}\n").replace("2 /s", "2000 /s")
+    (tmp_path / "recorded.yaml").write_text(text)
+    counts = {(request, 0): (4, 4, 4, 4) for request in range(2)}
+    (tmp_path / "accepted.json").write_text(dump_recorded(counts, 4))
+    config, out = str(tmp_path / "recorded.yaml"), str(tmp_path / "run")
+    told = refused("simulate", config, "--out", out, "--set", change)
+    assert f"{tmp_path / 'accepted.json'}: accepted.0[0]: run " in told
+    assert "kept 4 drafts, and 2 are verified now" in told
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("max_model_len", [20, 17])
+def test_a_recording_may_keep_more_than_the_longest_sequence_has_room_for(
+    tmp_path: Path, max_model_len: int
+) -> None:
+    """The last round gives the tokens that are missing, however many drafts fit."""
+    (tmp_path / "recorded.yaml").write_text(RECORDED)
+    (tmp_path / "accepted.json").write_text(dump_recorded({(0, 0): (4, 4), (1, 0): (2, 4, 4)}, 4))
+    change = f"engine.max_model_len={max_model_len}"
+    record = simulate(load_experiment(tmp_path / "recorded.yaml", [change]))
+    assert record.requests["output_tokens"].tolist() == [max_model_len - 10] * 2
+
+
+def test_a_token_budget_that_holds_no_sequence_with_its_drafts_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "recorded.yaml").write_text(RECORDED)
+    (tmp_path / "accepted.json").write_text(dump_recorded({(0, 0): (4, 4), (1, 0): (4, 4)}, 4))
+    change = "engine.max_num_scheduled_tokens=4"
+    told = refused("simulate", str(tmp_path / "recorded.yaml"), "--set", change)
+    assert (
+        "--set engine.max_num_scheduled_tokens: 4 do not hold one sequence with its drafts, 5 tokens" in told
+    )
+    fine = load_experiment(tmp_path / "recorded.yaml", ["engine.max_num_scheduled_tokens=5"])
+    assert simulate(fine).requests["output_tokens"].tolist() == [10, 10]
 
 
 @pytest.mark.parametrize(

@@ -300,9 +300,11 @@ def _load_without_the_assertion(right: Any) -> Any:
 
 def _keep_copies_of_what_left_again(right: Any) -> Any:
     def keep(self: HostTier, key: Hashable, device_block: int) -> None:
-        before = self._moves_out[:]
+        before = dict(self._moves_out)
         right(self, key, device_block)
-        self._moves_out = before + [move for move in self._moves_out if move not in before]
+        for block, move in before.items():
+            if self._moves_out.get(block) is not move:
+                self._moves_out[-1 - len(self._moves_out)] = move  # under no block's number
 
     return keep
 

@@ -4,11 +4,20 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from workloads.arrivals import ClosedLoop, Poisson
+from sim.core.engine import EngineConfig
+from sim.core.kv_cache import CacheConfig
+from sim.core.scheduler_config import SchedulerConfig
+from sim.cost.fixed import FixedCost
+from sim.simulation import run
+from tests.strategies import examples
+from workloads.arrivals import AllAtOnce, Arrivals, ClosedLoop, Constant, Poisson
 from workloads.errors import WorkloadError
 from workloads.generate import build
 from workloads.servegen import ServeGenWorkload
@@ -150,6 +159,115 @@ def test_a_turn_whose_leader_is_cut_starts_at_its_own_stamp_or_goes(tmp_path: Pa
     workload = _read(_lines(tmp_path / "t.jsonl", *rows), "mooncake", window_start_ns=2 * S)
     assert workload.prompt_tokens.tolist() == [6, 7]
     assert workload.waits_for == {1: Turn((0,), 10 * MS)}
+
+
+def test_turns_of_a_dropped_request_wait_for_what_came_before_it(tmp_path: Path) -> None:
+    rows = [
+        {"session_id": "a", "timestamp": 1000, "input_length": 5, "output_length": 0},
+        {"session_id": "a", "delay": 2000, "input_length": 6, "output_length": 1},
+        {"session_id": "a", "delay": 10, "input_length": 7, "output_length": 0},
+        {"session_id": "a", "delay": 20, "input_length": 8, "output_length": 1},
+        {"session_id": "b", "timestamp": 1500, "input_length": 9, "output_length": 1},
+    ]
+    workload = _read(_lines(tmp_path / "t.jsonl", *rows), "mooncake")
+    assert workload.prompt_tokens.tolist() == [9, 6, 8], "2 s after the dropped one is after b"
+    assert workload.arrival_ns[:2].tolist() == [500 * MS, 2000 * MS]
+    assert workload.waits_for == {2: Turn((1,), 30 * MS)}
+    assert workload.left_out == {"without prompt or output": 2}
+    assert "2 requests" in workload.notes[0]
+    assert "2 turns that waited for one of them" in workload.notes[0]
+    assert len(_read(tmp_path / "t.jsonl", "mooncake", keep_empty=True)) == 5
+
+
+def test_turns_left_out_with_their_leaders_are_counted(tmp_path: Path) -> None:
+    rows = [
+        {"session_id": "b", "timestamp": 0, "input_length": 8, "output_length": 1},
+        {"session_id": "b", "delay": 10, "input_length": 9, "output_length": 1},
+        {"session_id": "b", "delay": 10, "input_length": 9, "output_length": 1},
+        {"timestamp": 3000, "input_length": 7, "output_length": 1},
+    ]
+    workload = _read(_lines(tmp_path / "t.jsonl", *rows), "mooncake", window_start_ns=2 * S)
+    assert workload.left_out == {"outside the window": 1, "turns of requests outside the window": 2}
+    assert workload.notes[0].startswith("2 later turns of t.jsonl have no stamp of their own")
+
+
+def test_turns_that_begin_anew_are_put_in_order(tmp_path: Path) -> None:
+    rows = [
+        {"session_id": name, "timestamp": stamp, "input_length": size, "output_length": 1}
+        for name, stamp, size in [("a", 0, 1), ("a", 5000, 2), ("b", 500, 3), ("b", 4000, 4), ("c", 3000, 5)]
+    ]
+    workload = _read(_lines(tmp_path / "t.jsonl", *rows), "mooncake", window_start_ns=2 * S)
+    assert workload.prompt_tokens.tolist() == [5, 4, 2]
+    assert workload.arrival_ns.tolist() == [1 * S, 2 * S, 3 * S]
+
+
+_LAST = {"timestamp": 10**6, "input_length": 1, "output_length": 1}
+SESSION_ROWS = st.lists(
+    st.fixed_dictionaries(
+        {
+            "session_id": st.sampled_from("abc"),
+            "input_length": st.integers(1, 9),
+            "output_length": st.integers(0, 3),
+        },
+        optional={"delay": st.integers(0, 5000), "no_stamp": st.just(True), "leaders": st.integers(1, 3)},
+    ),
+    min_size=1,
+    max_size=20,
+)
+
+
+@examples(300)
+@given(
+    SESSION_ROWS,
+    st.integers(0, 5),
+    st.none() | st.integers(6, 20),
+    st.none() | st.integers(1, 12),
+    st.booleans(),
+)
+def test_every_row_is_served_or_counted(
+    rows: list[dict[str, Any]], start: int, end: int | None, limit: int | None, keep_empty: bool
+) -> None:
+    seen: set[str] = set()
+    for number, row in enumerate(rows):
+        leaders, no_stamp = row.pop("leaders", 0), row.pop("no_stamp", False)
+        row["request_id"] = number
+        if leaders and number:
+            row["wait_for"] = [max(number - leader, 0) for leader in range(1, leaders + 1)]
+        elif row["session_id"] not in seen or not no_stamp:
+            row["timestamp"] = 1000 * number
+        seen.add(row["session_id"])
+    with TemporaryDirectory() as folder:
+        cut = {"window_start_ns": start * S, "window_end_ns": None if end is None else end * S}
+        whole = _read(_lines(Path(folder) / "all.jsonl", *rows, _LAST), "mooncake", keep_empty=keep_empty)
+        assert len(whole) + whole.left_out.get("without prompt or output", 0) == len(rows) + 1
+        rows.append(_LAST | {"timestamp": 1000 * start})
+        path = _lines(Path(folder) / "t.jsonl", *rows)
+        workload = _read(path, "mooncake", limit=limit, keep_empty=keep_empty, sort=True, **cut)
+    assert len(workload) + sum(workload.left_out.values()) == len(rows)
+    engine = EngineConfig(CacheConfig(64, 4), SchedulerConfig(64, max_num_seqs=4, max_num_batched_tokens=64))
+    record = run(workload, engine, FixedCost(1000))
+    assert (record.requests["finish_reason"] == "length").all()
+
+
+def test_a_window_chooses_the_requests_whose_arrivals_are_drawn(tmp_path: Path) -> None:
+    cut = {"window_start_ns": 2 * S, "window_end_ns": 8 * S}
+    workload = _read(_stamped(tmp_path), "mooncake", arrivals=Constant(2.0), rate_scale=4.0, **cut)
+    assert workload.prompt_tokens.tolist() == [12, 13, 14, 15, 16, 17]
+    assert workload.arrival_ns.tolist() == [S // 8 * place for place in range(1, 7)]
+    closed = _read(_stamped(tmp_path), "mooncake", arrivals=ClosedLoop(2), **cut)
+    assert closed.prompt_tokens.tolist() == [12, 13, 14, 15, 16, 17]
+
+
+@pytest.mark.parametrize("arrivals", [AllAtOnce(), ClosedLoop(2)])
+def test_a_rate_scale_without_rate_is_refused(tmp_path: Path, arrivals: Arrivals) -> None:
+    with pytest.raises(WorkloadError, match="rate_scale has no times to bring together"):
+        _read(_stamped(tmp_path), "mooncake", arrivals=arrivals, rate_scale=2.0)
+
+
+def test_a_window_of_a_trace_without_stamps_is_refused(tmp_path: Path) -> None:
+    path = _lines(tmp_path / "t.csv", "num_prefill_tokens,num_decode_tokens", "3,4")
+    with pytest.raises(WorkloadError, match=r"t\.csv:2: .*no arrival times to choose a window by"):
+        _read(path, "vidur", arrivals=Constant(1.0), window_end_ns=S)
 
 
 def test_a_window_that_leaves_nothing_is_refused(tmp_path: Path) -> None:

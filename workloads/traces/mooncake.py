@@ -65,6 +65,10 @@ class _Reader:
         stamp = time_ns(row, *_STAMPS, unit_ns=NS_PER_MS) if has_any(row, *_STAMPS) else None
         session = str(row["session_id"]) if has_any(row, "session_id") else None
         turn = self._turn(row, session, stamp)
+        name = str(row["request_id"]) if has_any(row, "request_id") else None
+        if name is not None and name in self._number_of:
+            first = self.rows.lines[self._number_of[name]]
+            raise BadValueError(f"request_id: {name} is that of line {first}: each must be there once")
         if stamp is None and turn is None:
             raise BadValueError("timestamp: is missing, and the request waits for no other")
         number = self.rows.add(line, stamp, prompt, output)
@@ -76,8 +80,8 @@ class _Reader:
             self.rows.turns[number] = turn
         if session is not None:
             self._last_turn[session] = number
-        if has_any(row, "request_id"):
-            self._number_of[str(row["request_id"])] = number
+        if name is not None:
+            self._number_of[name] = number
 
     def _turn(self, row: Mapping[str, Any], session: str | None, stamp: int | None) -> Turn | None:
         delay_ns = 0

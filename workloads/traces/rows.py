@@ -18,6 +18,7 @@ from typing import Any
 from workloads.errors import WorkloadError
 from workloads.lengths import MAX_TOKENS
 from workloads.spec import Turn
+from workloads.text import parse_json, parse_number
 
 NS_PER_S = 1_000_000_000
 MAX_TIME_NS = 100 * 365 * 86_400 * NS_PER_S
@@ -101,18 +102,28 @@ def csv_rows(path: Path, required: Sequence[str]) -> Iterator[tuple[int, Mapping
     lines = read_text(path).splitlines()
     if not lines:
         raise WorkloadError(f"{path}: the trace is empty")
-    header = [name.strip() for name in next(csv.reader([lines[0]]))]
+    header = [name.strip() for name in next(csv_lines(path, lines[:1], 1))[1]]
     missing = [name for name in required if name not in header]
     if missing:
         raise WorkloadError(
             f"{path}:1: missing column {', '.join(missing)}; the header has {', '.join(header)}. "
             f"Is this another format?"
         )
-    for number, values in enumerate(csv.reader(lines[1:]), 2):
+    for number, values in csv_lines(path, lines[1:], 2):
         if values:
             if len(values) != len(header):
                 raise WorkloadError(f"{path}:{number}: {len(values)} columns, the header has {len(header)}")
             yield number, dict(zip(header, values, strict=True))
+
+
+def csv_lines(path: Path, lines: Sequence[str], first: int) -> Iterator[tuple[int, list[str]]]:
+    """Lines of a CSV file, as (line number, values); the first of them has the number `first`."""
+    reader = csv.reader(lines)
+    try:
+        yield from enumerate(reader, first)
+    except csv.Error as error:
+        place = first + max(reader.line_num - 1, 0)
+        raise WorkloadError(f"{path}:{place}: no valid CSV: {error}") from error
 
 
 def json_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -121,9 +132,10 @@ def json_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         if not line.strip():
             continue
         try:
-            row = json.loads(line)
-        except (json.JSONDecodeError, RecursionError) as error:
-            raise WorkloadError(f"{path}:{number}: no valid JSON: {error}") from error
+            row = parse_json(line)
+        except json.JSONDecodeError as error:
+            message = f"no valid JSON: {error.msg} (column {error.colno})"
+            raise WorkloadError(f"{path}:{number}: {message}") from error
         if not isinstance(row, dict):
             raise WorkloadError(f"{path}:{number}: each line must be one JSON object")
         yield number, row
@@ -188,7 +200,7 @@ def _number(name: str, value: Any) -> int | float:
             raise ValueError
         if isinstance(value, int):
             return value
-        number = float(value)
+        number = parse_number(value) if isinstance(value, str) else value
         if isinstance(value, str) and value.strip().lstrip("+-").isdigit():
             return int(value)
     except ValueError:
