@@ -8,7 +8,7 @@ INSTALL := PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet --disable-
 CODE := pagecast sim workloads gpu_backend tests setup.py
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart simulate compare test test-all test-compiled test-gpu wheel check format bench bench-compiled fault-table papers accuracy kernels crosscheck clean
+.PHONY: help quickstart simulate compare test test-all test-compiled test-gpu wheel check format bench bench-compiled fault-table papers accuracy tables kernels crosscheck clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 15
@@ -86,6 +86,10 @@ papers: $(VENV)/.installed-dev ## published tables beside ours, written to resul
 
 accuracy: $(VENV)/.installed-dev ## predicted against measured times, written to results/accuracy.md; needs the traces
 	$(BIN)/python -m tests.bench.accuracy
+
+tables: $(VENV)/.installed-dev ## curves against measured tables of every GPU, written to results/tables.md; fetches 82 MB
+	$(INSTALL) --editable '.[tables]'
+	$(BIN)/python -m tests.bench.tables
 
 kernels: $(VENV)/.installed-dev ## what the GPU kernels move and compile to, counted without a GPU, written to results/kernels.md
 	$(BIN)/python -m tests.bench.kernels

@@ -24,6 +24,7 @@ FLOORS = (
     "sim.replay_settings",
     "sim.core",
     "sim.cost",
+    "sim.tables",
     "sim.speculation",
     "sim.record",
     "sim.fleet",
@@ -81,6 +82,7 @@ MAX_MODULES = 30
 MATPLOTLIB_HOMES = {
     "sim/report/plots.py",
     "sim/report/canvas.py",
+    "sim/report/fit_picture.py",
     "sim/report/memory_picture.py",
     "sim/crosscheck/pictures.py",
 }

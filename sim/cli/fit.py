@@ -13,16 +13,16 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
+from sim.cli.fitted import Fitted, Refused, draw, fit_one, say
 from sim.config.catalog import load_gpu, load_model
 from sim.config.curves import PARAMETERS
 from sim.config.yaml_dump import dump_yaml
 from sim.cost.curve_parameters import Spread
-from sim.cost.fitting import fit
+from sim.cost.fit_rows import in_order
 from sim.cost.hardware import Gpu
 from sim.cost.kernels import Fusion
 from sim.cost.measured import read_calibration
-from sim.cost.measured_tables import is_calibration, read_table
-from sim.cost.model import ModelShape
+from sim.cost.measured_tables import KernelTable, is_calibration, read_table
 from sim.cost.step_fitting import MeasuredSteps, StepFit, assumed_curves, fit_steps
 from sim.errors import ConfigError, Problem
 from sim.units import Dimension, format_quantity
@@ -49,7 +49,13 @@ class StepsOf:
     fusion: str | None = None
 
 
-def fit_tables(tables: Sequence[Path], hardware: str, out: Path, steps_of: StepsOf | None = None) -> None:
+def fit_tables(
+    tables: Sequence[Path],
+    hardware: str,
+    out: Path,
+    steps_of: StepsOf | None = None,
+    report: Path | None = None,
+) -> None:
     """Fit every table and write what a hardware file says of them: curves, figures, spreads.
 
     Tables of kernels come first: steps are fitted with the curves they gave.
@@ -57,12 +63,13 @@ def fit_tables(tables: Sequence[Path], hardware: str, out: Path, steps_of: Steps
     Raises:
         ConfigError: A table, the hardware, the model or the file to write is wrong; nothing is written.
     """
-    gpu = _named(load_gpu, hardware, "--hardware")
+    gpu = named(load_gpu, hardware, "--hardware")
     tables = [path / STEPS_FILE if path.is_dir() else path for path in tables]
     calibrations = [path for path in tables if is_calibration(path)]
     if len(calibrations) > 1:
         raise ConfigError([Problem(str(calibrations[1]), "", "is a second calibration: fit one at a time")])
-    curves = fitted_curves([path for path in tables if path not in calibrations], gpu)
+    fits = fit_each([path for path in tables if path not in calibrations], gpu, out)
+    curves = {fitted.name: fitted.curve for fitted in fits}
     document: dict[str, Any] = {}
     for path in calibrations:
         gpu = replace(gpu, curves=replace(gpu.curves, **curves))
@@ -72,37 +79,50 @@ def fit_tables(tables: Sequence[Path], hardware: str, out: Path, steps_of: Steps
             curves |= {name: getattr(found.gpu.curves, name) for name in assumed_curves(found.gpu)}
     if curves:
         document["curves"] = {name: curve_section(curve) for name, curve in curves.items()}
+    if report is not None and fits:
+        draw(fits, gpu, report)
+    write(out, dump_yaml(document))
+
+
+def write(out: Path, text: str) -> None:
+    """The file that a fit makes.
+
+    Raises:
+        ConfigError: It cannot be written.
+    """
     try:
-        out.write_text(dump_yaml(document), encoding="utf-8")
+        out.write_text(text, encoding="utf-8")
     except OSError as error:
         raise ConfigError([Problem(str(out), "", f"cannot be written: {error.strerror}")]) from error
 
 
-def fitted_curves(tables: Sequence[Path], gpu: Gpu) -> dict[str, Any]:
-    """The curve of each table of kernels, by its name; says how good it is.
+def fit_each(tables: Sequence[Path], gpu: Gpu, out: Path) -> list[Fitted]:
+    """Each table of kernels and its curve.
 
     Raises:
-        ConfigError: A table is wrong, or there are two of one kind.
+        ConfigError: A table is wrong, there are two of one kind, or a form does not fit.
     """
-    curves: dict[str, Any] = {}
+    read: dict[str, tuple[Path, KernelTable]] = {}
     for path in tables:
         table = read_table(path)
-        name = table.kind.value
-        if name in curves:
-            raise ConfigError([Problem(str(path), "", f"is a second table of {name}")])
-        try:
-            curves[name] = fit(table, gpu)
-        except ValueError as error:
-            raise ConfigError([Problem(str(path), "", str(error))]) from error
-        _say(f"{path.name}: {name}", curves[name].spread)
-    return curves
+        if table.kind.value in read:
+            raise ConfigError([Problem(str(path), "", f"is a second table of {table.kind.value}")])
+        read[table.kind.value] = (path, table)
+    fits: list[Fitted] = []
+    for table in in_order(table for _, table in read.values()):
+        found = fit_one(table, gpu, out)
+        if isinstance(found, Refused):
+            raise ConfigError([Problem(str(read[table.kind.value][0]), "", found.why)])
+        fits.append(found)
+        gpu = found.on(gpu)
+    return fits
 
 
 def _fit_calibration(path: Path, gpu: Gpu, steps_of: StepsOf) -> StepFit:
     if steps_of.model is None:
         problem = Problem("--model", "", f"say which model the steps of {path} were measured with")
         raise ConfigError([problem])
-    model = _named(load_model, steps_of.model, "--model")
+    model = named(load_model, steps_of.model, "--model")
     if steps_of.role not in ROLES:
         message = f"{steps_of.role!r} is not {' or '.join(ROLES)}: only their rows are steps of one model"
         raise ConfigError([Problem("--role", "", message)])
@@ -113,7 +133,7 @@ def _fit_calibration(path: Path, gpu: Gpu, steps_of: StepsOf) -> StepFit:
         found = fit_steps(steps, gpu, path.name)
     except ValueError as error:
         raise ConfigError([Problem(str(path), "", str(error))]) from error
-    _say(f"{path.name}: steps of {model.name}", found.spread, f", bias {100 * found.bias:+.1f} %")
+    say(f"{path.name}: steps of {model.name}", found.spread, f", bias {100 * found.bias:+.1f} %")
     for name in found.undetermined:
         sys.stderr.write(f"{path.name}: does not determine {_FIGURES[name]}: it stays as it was\n")
     return found
@@ -166,23 +186,21 @@ def _figures_of(found: StepFit) -> dict[str, Any]:
     return {**figures, "step_spread": _spread_section(found.spread)}
 
 
-_Named = TypeVar("_Named", Gpu, ModelShape)
+_Named = TypeVar("_Named")
 
 
-def _named(load: Callable[[str], _Named], name: str, option: str) -> _Named:
+def named(load: Callable[[str], _Named], name: str, option: str) -> _Named:
+    """What a name in an option stands for.
+
+    Raises:
+        ConfigError: There is none of that name, or its file is wrong.
+    """
     try:
         return load(name)
     except ConfigError:
         raise
     except ValueError as error:
         raise ConfigError([Problem(option, "", str(error))]) from error
-
-
-def _say(what: str, spread: Spread, more: str = "") -> None:
-    sys.stderr.write(
-        f"{what}, {spread.num_points:,} points, median error {100 * spread.median_fraction:.1f} %, "
-        f"nine of ten within {100 * spread.p90_fraction:.1f} %{more}\n"
-    )
 
 
 def curve_section(curve: Any) -> dict[str, Any]:

@@ -190,21 +190,85 @@ def compare(
 @app.command()
 def fit(
     tables: Annotated[
-        list[Path], typer.Argument(metavar="TABLE...", help="CSV files of measured kernels or steps.")
-    ],
-    hardware: Annotated[str, typer.Option(metavar="NAME", help="GPU they were measured on.")],
-    out: Annotated[Path, typer.Option(metavar="FILE", help="YAML file for what a hardware file gains.")],
+        list[Path] | None,
+        typer.Argument(
+            metavar="TABLE...",
+            help="CSV files of measured kernels or steps; with --from, the folder of a profile.",
+        ),
+    ] = None,
+    *,
+    out: Annotated[Path, typer.Option(metavar="FILE", help="YAML file to write.")],
+    hardware: Annotated[
+        str | None, typer.Option(metavar="NAME", help="GPU they were measured on; of TABLE... needed.")
+    ] = None,
     model: Annotated[
         str | None,
-        typer.Option(metavar="NAME", help="Of a calibration: the model whose steps were measured."),
+        typer.Option(metavar="NAME", help="Of a calibration or a profile: the model that was measured."),
     ] = None,
     role: Annotated[str, typer.Option(help="Of a calibration: whose rows, target or draft.")] = "target",
     fusion: Annotated[
         str | None,
         typer.Option(help="Of a calibration: none, fused or graph. Default: the only one that was measured."),
     ] = None,
+    origin: Annotated[
+        str | None,
+        typer.Option(
+            "--from", metavar="PROJECT", help="Whose measurements: aiconfigurator, llmservingsim, vidur."
+        ),
+    ] = None,
+    system: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Of aiconfigurator: the GPU, such as h100_sxm.")
+    ] = None,
+    backend: Annotated[str, typer.Option(help="Of aiconfigurator: vllm, trtllm or sglang.")] = "vllm",
+    version: Annotated[
+        str | None, typer.Option(help="Of aiconfigurator: of the backend; older tables fill in.")
+    ] = None,
+    collectives: Annotated[
+        str,
+        typer.Option(help="Of aiconfigurator: sums over GPUs as the backend does them, or by nccl alone."),
+    ] = "custom",
+    base: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME|FILE", help="With --from: hardware file that everything unmeasured is taken from."
+        ),
+    ] = None,
+    report: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Draw measured against fitted, .svg and .png.")
+    ] = None,
 ) -> None:
-    """Fit a GPU to measured kernels, or to a calibration of steps, and say how far these lie from it."""
+    """Fit a GPU to measured kernels, or to a calibration of steps, and say how far these lie from it.
+
+    With --from, make a whole hardware file of what another project measured.
+    """
     from sim.cli.fit import StepsOf, fit_tables
 
-    fit_tables(tables, hardware, out, StepsOf(model, role, fusion))
+    if origin is None:
+        if not tables or hardware is None:
+            raise typer.BadParameter(
+                "say what was measured, and on which GPU", param_hint="TABLE, --hardware"
+            )
+        fit_tables(tables, hardware, out, StepsOf(model, role, fusion), report)
+        return
+    from sim.cli.fit_source import Asked, fit_source
+
+    if tables and len(tables) > 1:
+        raise typer.BadParameter("takes one folder with --from", param_hint="TABLE")
+    folder = tables[0] if tables else None
+    asked = Asked(origin, folder, base or hardware, system, backend, version, collectives, model)
+    fit_source(asked, out, report)
+
+
+@app.command()
+def tables(
+    folder: Annotated[
+        Path | None,
+        typer.Argument(metavar="FOLDER", help="Unpacked aiconfigurator-core. Default: the installed one."),
+    ] = None,
+    system: Annotated[str | None, typer.Option(metavar="NAME", help="Only this one.")] = None,
+    backend: Annotated[str | None, typer.Option(help="Only this one.")] = None,
+) -> None:
+    """List the measured tables that `fit --from aiconfigurator` reads: systems, versions, operators, rows."""
+    from sim.cli.tables import print_tables
+
+    print_tables(folder, system, backend)

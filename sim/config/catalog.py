@@ -9,7 +9,7 @@ from __future__ import annotations
 from importlib.resources import as_file, files
 from importlib.resources.abc import Traversable
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 from pydantic import Field, ValidationError, model_validator
 
@@ -147,6 +147,20 @@ def load_gpu(reference: str, folder: Path = Path()) -> Gpu:
         ValueError: There is none of that name.
     """
     return _load("hardware", reference, folder, HardwareFile).gpu()
+
+
+def hardware_document(reference: str, folder: Path = Path()) -> dict[str, Any]:
+    """What a hardware file says, as it is written there, after it was checked as a whole.
+
+    Raises:
+        ConfigError: The file is wrong; all faults of it.
+        ValueError: There is none of that name.
+    """
+    load_gpu(reference, folder)
+    if is_path(reference):
+        return dict(read_yaml(folder / reference).data)
+    with as_file(_shelf("hardware") / f"{reference}.yaml") as path:
+        return dict(read_yaml(path).data)
 
 
 def load_model(reference: str, folder: Path = Path()) -> ModelShape:

@@ -35,7 +35,7 @@ _SPELLINGS = {
     "ffn_dim": "intermediate_size",
 }
 
-_FP8_METHODS = ("fp8", "fbgemm_fp8")
+_FP8_METHODS = ("fp8", "fbfp8_gemm")
 _INTEGER_METHODS = ("awq", "gptq", "compressed-tensors")
 
 

@@ -309,8 +309,9 @@ def test_explain_waste_prints_four_shares_and_draws_a_picture(tmp_path: Path) ->
     ],
 )
 def test_explain_waste_tells_what_is_wrong_and_draws_nothing(
-    tmp_path: Path, option: tuple[str, str], says: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, option: tuple[str, str], says: str
 ) -> None:
+    monkeypatch.chdir(tmp_path)  # nobody else writes here meanwhile
     told = refused(
         "explain-waste", str(REPO / "configs" / "chat_l40s.yaml"), *option, "--out", str(tmp_path / "waste")
     )

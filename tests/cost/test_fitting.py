@@ -6,6 +6,7 @@ import pytest
 
 from sim.config.catalog import load_gpu
 from sim.cost.curve_parameters import REFERENCE
+from sim.cost.fit_rows import rows_to_fit
 from sim.cost.fitting import errors, fit, predict_ns
 from sim.cost.measured_tables import KernelTable, TableKind, read_table
 from sim.errors import ConfigError
@@ -31,9 +32,10 @@ def test_a_fit_finds_the_curve_that_made_the_times() -> None:
 
 
 def test_the_spread_is_that_of_the_noise() -> None:
-    curve = fit(made_table(noise=0.1), GPU)
+    table = made_table(noise=0.1)
+    curve = fit(table, GPU)
     assert 0.04 < curve.spread.median_fraction < 0.1
-    assert curve.spread.median_fraction == errors(made_table(noise=0.1), GPU, curve).median
+    assert curve.spread.median_fraction == errors(table.rows(rows_to_fit(table, GPU).rows), GPU, curve).median
 
 
 def test_bad_tables_are_named_by_line_and_column(tmp_path: Path) -> None:
@@ -57,3 +59,33 @@ def test_the_command_writes_a_section_or_nothing(tmp_path: Path, monkeypatch: py
     assert "not in the catalogue" in refused("fit", "t.csv", "--hardware", "h100", "--out", "c.yaml")
     pagecast("fit", "t.csv", "--hardware", "h100-sxm", "--out", "c.yaml")
     assert "compute_fraction: 0.7" in Path("c.yaml").read_text()
+
+
+def test_products_are_of_the_number_type_that_their_table_names(tmp_path: Path) -> None:
+    path = tmp_path / "t.csv"
+    kinds = {"": TableKind.GEMM, "fp8": TableKind.FP8_GEMM, "int8_wo": TableKind.NARROW_GEMM}
+    for dtype, kind in kinds.items():
+        column, value = (",dtype", f",{dtype}") if dtype else ("", "")
+        path.write_text(f"m,n,k,latency_ms,num_copies{column}\n1,4096,4096,0.1,5{value}\n")
+        table = read_table(path)
+        assert (table.kind, table.num_copies) == (kind, 5)
+    path.write_text("m,n,k,latency_ms,dtype\n1,2,3,0.1,fp8\n1,2,3,0.1,bf16\n")
+    with pytest.raises(ConfigError, match=r"t.csv:3: dtype: 'bf16' in a table of another number type"):
+        read_table(path)
+
+
+def test_narrow_weights_are_half_as_many_bytes_and_no_faster_arithmetic() -> None:
+    table = replace(made_table(), times_ns=np.ones(45))
+    wide = predict_ns(table, GPU, REFERENCE.gemm)
+    narrow = predict_ns(replace(table, kind=TableKind.NARROW_GEMM), GPU, REFERENCE.gemm)
+    fp8 = predict_ns(replace(table, kind=TableKind.FP8_GEMM), GPU, REFERENCE.gemm)
+    small, large = table.columns["m"] == 1, table.columns["m"] == 8192
+    assert (narrow[small] < wide[small]).all()
+    assert narrow[large] == pytest.approx(wide[large], rel=0.02)
+    assert (fp8[large] < 0.7 * wide[large]).all()
+
+
+def test_products_in_8_bits_need_a_rate() -> None:
+    table = replace(made_table(), kind=TableKind.FP8_GEMM)
+    with pytest.raises(ValueError, match="the file of a100-80gb-sxm has no fp8_compute"):
+        fit(table, load_gpu("a100-80gb-sxm"))
