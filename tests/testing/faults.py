@@ -275,19 +275,19 @@ def _keys_of_the_next_block(right: Any) -> Any:
 
 def _keep_over_what_is_loading(right: Any) -> Any:
     def hold(self: HostTier, keys: Iterable[Hashable]) -> None:
+        keys = list(keys)
         right(self, keys)
-        self._loaded = _Always(self._loaded)
+        self._kept.update(dict.fromkeys(keys))
+        self._loaded = _ForgetsForOthers(self._loaded)
 
     return hold
 
 
-class _Always(set[Hashable]):
-    """Claims to be empty to those who ask before they evict."""
+class _ForgetsForOthers(set[Hashable]):
+    """Is empty to whoever counts it against the order; loading still finds what it held."""
 
-    _asked = 0
-
-    def __contains__(self, key: object) -> bool:
-        return False
+    def __rsub__(self, other: Any) -> Any:
+        return other
 
 
 def _load_without_the_assertion(right: Any) -> Any:
@@ -300,11 +300,10 @@ def _load_without_the_assertion(right: Any) -> Any:
 
 def _keep_copies_of_what_left_again(right: Any) -> Any:
     def keep(self: HostTier, key: Hashable, device_block: int) -> None:
-        before = dict(self._moves_out)
+        before = list(self._moves_out.values())
         right(self, key, device_block)
-        for block, move in before.items():
-            if self._moves_out.get(block) is not move:
-                self._moves_out[-1 - len(self._moves_out)] = move  # under no block's number
+        new = {block: move for block, move in self._moves_out.items() if move not in before}
+        self._moves_out = {-1 - place: move for place, move in enumerate(before)} | new
 
     return keep
 
