@@ -94,6 +94,7 @@ def _registers_nothing(self: SteadyBatch, step: int) -> None:
     pass
 
 
+@pytest.mark.plain
 @pytest.mark.parametrize(
     ("method", "fault", "name"),
     [
