@@ -24,8 +24,13 @@ def run(*command: str, cwd: Path | None = None, env: Mapping[str, str] = NOTHING
 
 
 def copy_source(folder: Path) -> Path:
-    """A copy of the source without what former builds left behind."""
-    left_out = shutil.ignore_patterns(".*", "__pycache__", "build", "dist", "results", "*.egg-info")
+    """A copy of the source without what former builds and runs left behind."""
+    anywhere = shutil.ignore_patterns(".*", "__pycache__", "*.egg-info")
+
+    def left_out(place: str, names: list[str]) -> set[str]:
+        at_the_top = {"build", "dist", "results"} if Path(place) == REPO else set()
+        return at_the_top & set(names) | anywhere(place, names)
+
     return shutil.copytree(REPO, folder / "pagecast", ignore=left_out)
 
 

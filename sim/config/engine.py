@@ -10,7 +10,7 @@ from typing import Any
 
 from sim.config.checks import Fit
 from sim.config.own import OwnClass
-from sim.config.schema import PAPER, EngineSection, ExperimentFile, SwapSection
+from sim.config.schema import NEWEST, PAPER, EngineSection, ExperimentFile, SwapSection
 from sim.config.speculation import SpeculationSection
 from sim.config.workload import ServeGenSection
 from sim.core.block_pool import FreeOrder
@@ -71,6 +71,8 @@ def _memory_config(section: EngineSection, fit: Fit) -> MemoryConfig:
         return own
     if fit.is_contiguous:
         return ContiguousConfig(fit.num_slots, Reservation(section.kv_allocation))
+    has_eagle = fit.file.speculation is not None and fit.file.speculation.proposer == "eagle"
+    is_0_33 = section.scheduler == NEWEST
     return CacheConfig(
         num_blocks=fit.num_usable_blocks,
         block_size=section.block_size,
@@ -78,7 +80,8 @@ def _memory_config(section: EngineSection, fit: Fit) -> MemoryConfig:
         free_order=FreeOrder(section.free_order) if section.free_order else FreeOrder.UNHASHED_FIRST,
         has_null_block=fit.has_null_block,
         num_offload_blocks=fit.num_offload_blocks,
-        drops_last_hit=fit.file.speculation is not None and fit.file.speculation.proposer == "eagle",
+        drops_last_hit=has_eagle and not is_0_33,
+        num_key_lookahead_tokens=int(has_eagle and is_0_33),
     )
 
 
@@ -86,7 +89,7 @@ def _v1_config(section: EngineSection, fit: Fit) -> SchedulerConfig:
     drafting = fit.file.speculation
     num_drafts = drafting.how_many().most if drafting is not None else 0
     proposer = _proposer_of(drafting) if drafting is not None else None
-    is_0_33 = section.scheduler == "vllm-0.33"
+    is_0_33 = section.scheduler == NEWEST
     return SchedulerConfig(
         max_model_len=fit.max_model_len,
         max_num_seqs=section.max_num_seqs,
@@ -103,6 +106,7 @@ def _v1_config(section: EngineSection, fit: Fit) -> SchedulerConfig:
         async_scheduling=section.async_scheduling,
         registers_at_update=is_0_33,
         goes_on_after_self_preemption=is_0_33,
+        prefill_schedule_interval=section.prefill_schedule_interval,
         batching=section.batching.value(),
         num_speculative_tokens=num_drafts,
         num_lookahead_slots=num_drafts if proposer in (Proposer.DRAFT_MODEL, Proposer.EAGLE) else 0,

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from sim.config.own import OwnClass
-from sim.config.schema import PAPER, ContinuousSection, ExperimentFile
+from sim.config.schema import NEWEST, PAPER, ContinuousSection, ExperimentFile
 from sim.config.workload import ServeGenSection
 from sim.config.yaml_source import KeyPath
 
@@ -19,6 +19,7 @@ _NOT_OF_THE_PAPER = {
     "enable_chunked_prefill": ("chunked prefill", (None, False)),
     "long_prefill_token_threshold": ("limit for one prompt", (0,)),
     "max_num_scheduled_tokens": ("budget but max_num_batched_tokens", (None,)),
+    "prefill_schedule_interval": ("interval of this kind", (1,)),
     "scheduling_policy": ("policy but fcfs", ("fcfs",)),
     "full_sequence_gate": ("gate of this kind", (None,)),
     "exempt_lone_prompt": ("limit for one prompt", (None,)),
@@ -67,6 +68,9 @@ def _v1_faults(file: ExperimentFile) -> Iterator[Fault]:
     scheduler = file.engine.scheduler
     if file.engine.waiting_order is not None and file.engine.scheduling_policy != "fcfs":
         yield ("engine", "scheduling_policy"), "is replaced by engine.waiting_order: leave one of them out"
+    if file.engine.prefill_schedule_interval > 1 and scheduler != NEWEST:
+        message = f"scheduler {scheduler} has no such setting: set scheduler to {NEWEST}"
+        yield ("engine", "prefill_schedule_interval"), message
     for key in ("preemption_mode", "max_paddings"):
         if getattr(file.engine, key) is not None:
             yield ("engine", key), f"scheduler {scheduler} has no such setting: set scheduler to {PAPER}"

@@ -29,6 +29,7 @@ from sim.metrics.summary import Slo
 
 PAPER = "vllm-v0"
 """The scheduler of the PagedAttention paper (vLLM 0.2.7)."""
+NEWEST = "vllm-0.33"
 Release = Literal["vllm-0.33", "vllm-0.32", "vllm-0.16", "vllm-0.10", "vllm-v0"]
 KvElement = Literal["auto", "fp16", "bf16", "fp8", "int8"]
 KV_BYTES: dict[str, int] = {"auto": 2, "fp16": 2, "bf16": 2, "fp8": 1, "int8": 1}
@@ -176,6 +177,11 @@ class EngineSection(Section):
     )
     long_prefill_token_threshold: CountOrZero = Field(
         default=0, description="Most tokens one sequence gets in a step; 0: no limit."
+    )
+    prefill_schedule_interval: Count = Field(
+        default=1,
+        description="Steps from one that computes prompts to the next, while others decode; 1: every step "
+        "may (vllm-0.33).",
     )
     scheduling_policy: Literal["fcfs", "priority"] = Field(
         default="fcfs", description="Waiting order: first come first served, or by priority."

@@ -25,9 +25,6 @@ def speculation_faults(
         yield (_KEY,), f"scheduler {PAPER} knows no drafts: choose another"
     if file.engine.kv_allocation != "paged" and not isinstance(file.engine.kv_allocation, OwnClass):
         yield (_KEY,), f"needs paged memory, and kv_allocation is {file.engine.kv_allocation}"
-    if file.engine.scheduler == "vllm-0.33" and section.proposer == "eagle":
-        message = "eagle is simulated under the rules of vllm-0.32: set engine.scheduler to that"
-        yield ("speculation", "proposer"), message
     if file.engine.async_scheduling:
         yield ("engine", "async_scheduling"), "is not simulated together with speculation: set it to false"
     yield from _proposer_faults(section)

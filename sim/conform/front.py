@@ -94,6 +94,7 @@ def core_config(config: Mapping[str, Any], *, plans_ahead: bool) -> EngineConfig
             num_draft_rows=config["draft_slots"],
             registers_at_update=is_0_33,
             goes_on_after_self_preemption=is_0_33,
+            prefill_schedule_interval=config.get("prefill_schedule_interval", 1),
             may_cut_drafts=True,
         ),
         max_horizon=MAX_HORIZON if plans_ahead else 1,

@@ -25,6 +25,7 @@ from sim.core.compiling import mypyc_attr
 from sim.core.kv_cache import NO_MOVES, Admission, AllocStatus
 from sim.core.kv_memory import KVMemory
 from sim.core.policy import BatchGate, PolicyKind, VictimChoice, make_waiting_queue, urgency
+from sim.core.prefill_cadence import PrefillCadence
 from sim.core.queues import Queues
 from sim.core.request import Request, Sequence, SequenceStatus
 from sim.core.scheduler_config import SchedulerConfig
@@ -60,11 +61,13 @@ class Scheduler:
             or config.num_speculative_tokens
             or config.num_lookahead_slots
             or config.num_draft_rows
+            or config.prefill_schedule_interval > 1
         )
         self._may_lift_threshold = config.long_prefill_token_threshold > 0 and config.exempt_lone_prompt
         self._watermark_blocks = kv.config.fraction_of_blocks(config.watermark_fraction)
         self._num_admissions = 0
         self._circles = CircleWatch()
+        self._cadence = PrefillCadence(config.prefill_schedule_interval)
         self._settling = Settling(queues, kv, config, allows_steady=allows_steady)
         self.num_swap_fallbacks = self.num_used_host_blocks = 0
         """None: preemption is by recompute only."""
@@ -135,6 +138,9 @@ class Scheduler:
     def schedule(self, step: int, now_ns: int) -> StepPlan | None:
         """Fill one step; None if there is nothing to compute."""
         draft = StepDraft(step, self.config)
+        cadence = self._cadence
+        if cadence.is_on:
+            draft.holds_prompts = cadence.holds(decodes=not all(seq.is_in_prompt for seq in self.running))
         if self._may_lift_threshold and len(self.running) + len(self.waiting) <= 1:
             draft.lift_threshold()
         if self.steady.num_seqs:
@@ -144,12 +150,20 @@ class Scheduler:
         is_blocked_for_good = True
         if self.waiting and not draft.preempted:
             is_blocked_for_good = self._schedule_waiting(draft, now_ns)
+        if cadence.is_on:
+            self._note_cadence(draft)
         if not (draft.rows or draft.preempted or self.steady.num_seqs):
             return None
         plan = self._close(draft, may_repeat=is_blocked_for_good and not draft.preempted)
         if draft.preempted or self._circles.is_watching:
             self._watch(draft)
         return plan
+
+    def _note_cadence(self, draft: StepDraft) -> None:
+        if not (draft.preempted or draft.holds_prompts):
+            self._cadence.note_waiting(len(self.waiting))
+        if draft.rows:
+            self._cadence.note_step(has_prompt=draft.has_prompt)
 
     def _watch(self, draft: StepDraft) -> None:
         """Only preemptions undo anything: a circle has one, and none of its steps gives anybody a token."""
@@ -256,6 +270,8 @@ class Scheduler:
         for seq in list(self._singles):
             if draft.token_budget <= 0:
                 return
+            if draft.holds_prompts and seq.is_in_prompt:
+                continue
             if seq.status is SequenceStatus.RUNNING and not self._schedule_one_running(seq, draft):
                 return
 
@@ -282,6 +298,7 @@ class Scheduler:
         num_known = seq.num_known + seq.num_in_flight
         num_drafts = max(seq.num_computed + num_tokens - num_known, 0)
         seq.num_drafts = 0
+        draft.has_prompt |= seq.is_in_prompt
         draft.add(_row(seq, num_tokens, num_drafts, seq.table[num_held:], ScheduleKind.RUNNING))
         return True
 
@@ -343,6 +360,9 @@ class Scheduler:
         config = self.config
         num_hit = (len(hit) + len(host_hit)) * self._kv.block_size
         num_tokens = seq.num_known - num_hit
+        is_prompt = num_tokens > 1
+        if draft.holds_prompts and is_prompt:
+            return False
         num_drafts = self._num_padding_drafts(num_tokens, num_hit, draft)
         budget = min(draft.token_budget, draft.token_rows - config.num_draft_rows)
         num_tokens = min(num_tokens, draft.threshold) + num_drafts
@@ -357,6 +377,7 @@ class Scheduler:
         if self._kv.admit(seq, hit, admission) is AllocStatus.LATER:
             return False
         self._enter_running(seq, num_hit, draft, num_tokens, num_drafts)
+        draft.has_prompt |= is_prompt
         return True
 
     def _enter_running(

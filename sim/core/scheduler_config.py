@@ -37,6 +37,8 @@ class SchedulerConfig:
         registers_at_update: Whether blocks that drafts helped to fill are registered when the step has
         settled, not when the next one is planned (vLLM 0.33). goes_on_after_self_preemption: Whether a
         sequence that was its own victim lets those behind it have their turn (vLLM 0.33).
+        prefill_schedule_interval: Steps from one that computes prompts to the next, while others decode
+        (vLLM 0.33); 1: every step may.
         batching: Continuous, or a fixed batch. may_cut_drafts: Whether 1 + num_speculative_tokens may
         exceed what a step holds: drafts are then cut, and a padded admission waits for ever, as in vLLM.
         waiting_order, victim_choice: Make a policy of one's own for each replica; None: as `policy` says.
@@ -59,13 +61,20 @@ class SchedulerConfig:
     pad_single_token_admissions: bool = True
     registers_at_update: bool = False
     goes_on_after_self_preemption: bool = False
+    prefill_schedule_interval: int = 1
     batching: Batching = field(default_factory=Continuous)
     waiting_order: Callable[[], WaitingOrder] | None = None
     victim_choice: Callable[[], VictimChoice] | None = None
     may_cut_drafts: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("max_model_len", "max_num_seqs", "max_num_batched_tokens", "token_budget"):
+        for name in (
+            "max_model_len",
+            "max_num_seqs",
+            "max_num_batched_tokens",
+            "token_budget",
+            "prefill_schedule_interval",
+        ):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
         for name in ("long_prefill_token_threshold", "num_speculative_tokens", "num_lookahead_slots"):

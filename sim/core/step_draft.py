@@ -16,6 +16,8 @@ class StepDraft:
 
     __slots__ = (
         "_num_draft_rows",
+        "has_prompt",
+        "holds_prompts",
         "num_charged",
         "preempted",
         "rows",
@@ -35,6 +37,10 @@ class StepDraft:
         self._num_draft_rows = config.num_draft_rows
         self.num_charged = 0
         """Steady sequences that the budgets have paid for."""
+        self.holds_prompts = False
+        """Whether prompts are not computed in this step."""
+        self.has_prompt = False
+        """Whether any is."""
         self.rows: list[ScheduledSequence] = []
         self.preempted: list[Sequence] = []
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from sim.core.engine import EngineConfig, EngineCore
+from sim.core.kv_cache import CacheConfig
 from sim.core.request import Request, Sequence
 from sim.core.step import Executor
 from sim.cost.cost_model import CostModel
@@ -164,6 +165,8 @@ class Cluster:
         self._replica_of: dict[int, int] = {}
         """By id of each request that has not ended."""
         self._cache = engine.cache
+        paged = engine.cache if isinstance(engine.cache, CacheConfig) else None
+        self._num_key_lookahead_tokens = paged.num_key_lookahead_tokens if paged is not None else 0
         self._beam_width = workload.beam_width
         self._clients = _Clients(workload, timeline, self._arrive)
         self._num_ended = 0
@@ -203,7 +206,7 @@ class Cluster:
             )
         content = None
         if self._cache.enable_prefix_caching:
-            content = RequestContent(spec, self._cache.block_size)
+            content = RequestContent(spec, self._cache.block_size, self._num_key_lookahead_tokens)
         index, _, prompt_tokens, output_tokens, num_samples, priority, *_ = spec
         beam_width = self._beam_width
         request = Request(

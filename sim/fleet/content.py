@@ -2,8 +2,8 @@
 
 A trace says what is shared by hash ids: each id stands for `hash_block_tokens` tokens and, being
 chained, for all tokens before them. An engine block's key follows from the id that covers its last
-token. What no id covers belongs to the request alone: its prompt, which its samples share, and each
-sample's output.
+token, or the one behind it where keys look ahead. What no id covers belongs to the request alone: its
+prompt, which its samples share, and each sample's output.
 
 Keys are integers: negative for what ids cover, positive for what is a request's own. Those of one
 stretch are consecutive, so a stretch is a `range`, and a prompt of 190,000 tokens costs a few of them.
@@ -28,20 +28,23 @@ class RequestContent:
         "_block_size",
         "_hash_block_tokens",
         "_hash_ids",
+        "_num_lookahead",
         "_num_prompt_blocks",
         "_num_shared_blocks",
         "_own",
         "_shared_keys",
     )
 
-    def __init__(self, spec: RequestSpec, block_size: int) -> None:
+    def __init__(self, spec: RequestSpec, block_size: int, num_lookahead_tokens: int = 0) -> None:
         self._own = spec.request_id << (_BLOCK_BITS + _SAMPLE_BITS)
         self._block_size = block_size
-        self._num_prompt_blocks = spec.prompt_tokens // block_size
+        self._num_lookahead = num_lookahead_tokens
+        """Tokens behind a block that its key covers too; 1 under EAGLE's rules of vLLM 0.33."""
+        self._num_prompt_blocks = max(spec.prompt_tokens - num_lookahead_tokens, 0) // block_size
         self._hash_ids = spec.hash_ids
         self._hash_block_tokens = spec.hash_block_tokens
         num_shared_tokens = min(len(spec.hash_ids) * spec.hash_block_tokens, spec.prompt_tokens)
-        self._num_shared_blocks = num_shared_tokens // block_size
+        self._num_shared_blocks = max(num_shared_tokens - num_lookahead_tokens, 0) // block_size
         self._shared_keys: list[int] = []
         """Made when first asked for."""
 
@@ -67,7 +70,8 @@ class RequestContent:
         keys = self._shared_keys
         for place, hash_id in enumerate(self._hash_ids):
             base = ~(hash_id << _BLOCK_BITS)
-            # Blocks whose last token lies in place * tokens ... (place + 1) * tokens - 1.
-            first, last = place * tokens // size, min((place + 1) * tokens // size, stop)
+            # Blocks whose last covered token lies in place * tokens ... (place + 1) * tokens - 1.
+            begin, end = place * tokens - self._num_lookahead, (place + 1) * tokens - self._num_lookahead
+            first, last = max(begin, 0) // size, min(max(end, 0) // size, stop)
             keys += range(base - first, base - last, -1)
         return keys

@@ -13,7 +13,9 @@ from hypothesis import strategies as st
 from sim.config import load_experiment
 from sim.config.yaml_dump import dump_yaml
 from sim.core.block_pool import FreeOrder
+from sim.core.kv_cache import CacheConfig
 from sim.core.policy import Continuous, Dynamic, PolicyKind, Static
+from sim.core.scheduler_config import SchedulerConfig
 from sim.errors import ConfigError
 from sim.fleet.router import RouterKind
 from sim.metrics.summary import Slo
@@ -117,7 +119,7 @@ def test_a_release_sets_the_rules_that_are_not_given(tmp_path: Path) -> None:
     assert paged(old.engine).free_order is FreeOrder.TAIL
 
 
-def test_0_33_is_0_32_with_two_rules_of_its_own_and_refuses_eagle(tmp_path: Path) -> None:
+def test_0_33_is_0_32_with_two_rules_of_its_own_more_under_eagle_and_a_cadence(tmp_path: Path) -> None:
     path = write(tmp_path, MINIMAL)
     new = load_experiment(path, ["engine.scheduler=vllm-0.33"])
     old = load_experiment(path, ["engine.scheduler=vllm-0.32"])
@@ -126,8 +128,16 @@ def test_0_33_is_0_32_with_two_rules_of_its_own_and_refuses_eagle(tmp_path: Path
     )
     assert paged(new.engine) == paged(old.engine)
     eagle = "speculation={proposer: eagle, acceptance: {kind: constant, rate: 0.5}}"
-    with pytest.raises(ConfigError, match=r"eagle is simulated under the rules of vllm-0\.32"):
-        load_experiment(path, ["engine.scheduler=vllm-0.33", eagle])
+    for release, drops, covers in (("vllm-0.32", True, 0), ("vllm-0.33", False, 1)):
+        cache = load_experiment(path, [f"engine.scheduler={release}", eagle]).engine.cache
+        assert isinstance(cache, CacheConfig)
+        assert (cache.drops_last_hit, cache.num_key_lookahead_tokens) == (drops, covers)
+    cadence = "engine.prefill_schedule_interval=3"
+    scheduler = load_experiment(path, ["engine.scheduler=vllm-0.33", cadence]).engine.scheduler
+    assert isinstance(scheduler, SchedulerConfig)
+    assert scheduler.prefill_schedule_interval == 3
+    with pytest.raises(ConfigError, match=r"has no such setting: set scheduler to vllm-0\.33"):
+        load_experiment(path, [cadence])
 
 
 def test_one_block_of_the_override_is_the_null_block(tmp_path: Path) -> None:

@@ -12,9 +12,11 @@ from sim.fleet.content import RequestContent
 from workloads.spec import RequestSpec
 
 
-def content_of_block(spec: RequestSpec, block_size: int, sample: int, block: int) -> Hashable:
-    """What a block holds, in words."""
-    last_token = (block + 1) * block_size - 1
+def content_of_block(
+    spec: RequestSpec, block_size: int, sample: int, block: int, lookahead: int = 0
+) -> Hashable:
+    """What a block holds, in words, and the tokens behind it that its key covers too."""
+    last_token = (block + 1) * block_size - 1 + lookahead
     if last_token >= spec.prompt_tokens:
         return "output of", spec.request_id, sample, block
     place = last_token // spec.hash_block_tokens if spec.hash_ids else 0
@@ -33,19 +35,25 @@ def specs(draw: DrawFn, request_id: int) -> RequestSpec:
     return RequestSpec(request_id, 0, prompt_tokens, 40, 3, 0, hash_ids, hash_block_tokens)
 
 
-@given(one=specs(0), other=specs(1), block_size=st.sampled_from([1, 2, 4, 8, 16]))
+@given(
+    one=specs(0),
+    other=specs(1),
+    block_size=st.sampled_from([1, 2, 4, 8, 16]),
+    lookahead=st.integers(0, 1),
+)
 def test_keys_are_equal_exactly_where_contents_are(
-    one: RequestSpec, other: RequestSpec, block_size: int
+    one: RequestSpec, other: RequestSpec, block_size: int, lookahead: int
 ) -> None:
     key_of: dict[Hashable, int] = {}
     for spec in (one, other):
-        content = RequestContent(spec, block_size)
-        num_blocks = (spec.prompt_tokens + spec.output_tokens) // block_size
+        content = RequestContent(spec, block_size, lookahead)
+        num_blocks = (spec.prompt_tokens + spec.output_tokens - lookahead) // block_size
         for sample in range(3):
             keys = content.keys(sample, 0, num_blocks)
             assert len(keys) == num_blocks
             for block, key in enumerate(keys):
-                assert key_of.setdefault(content_of_block(spec, block_size, sample, block), key) == key
+                held = content_of_block(spec, block_size, sample, block, lookahead)
+                assert key_of.setdefault(held, key) == key
     assert len(set(key_of.values())) == len(key_of)
 
 
