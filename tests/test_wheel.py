@@ -15,7 +15,7 @@ from tests import same_bytes
 from tests.test_compilable import compiled_files
 from tests.wheels import REPO, build_wheel, copy_source, install, run
 
-PACKAGES = ("sim", "gpu_backend", "workloads")
+PACKAGES = ("pagecast", "sim", "gpu_backend", "workloads")
 EXPERIMENT = """\
 name: from-the-wheel
 model: llama-3-8b
@@ -63,14 +63,14 @@ def _files(wheel: Path) -> set[str]:
     return {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
 
 
-def test_the_plain_wheel_holds_the_three_packages_whole_and_nothing_else(plain: Path) -> None:
+def test_the_plain_wheel_holds_the_packages_whole_and_nothing_else(plain: Path) -> None:
     kept = (".py", ".yaml", ".json", ".safetensors", ".txt")
     wanted = {
         path.relative_to(REPO).as_posix()
         for package in PACKAGES
         for path in (REPO / package).rglob("*")
         if path.suffix in kept or path.name == "py.typed"
-    } | {"gpu_backend/checkpoints/README.md"}
+    } | {"gpu_backend/checkpoints/README.md", "pagecast/README.md"}
     names = _files(plain)
     assert names == wanted
     assert {f"{package}/py.typed" for package in PACKAGES} <= names

@@ -128,7 +128,7 @@ class EngineSection(Section):
     """Settings of each replica's engine, named and defaulted as in vLLM."""
 
     scheduler: Release = Field(
-        default="vllm-0.32",
+        default="vllm-0.33",
         description="Release whose rules apply; sets what is not given where releases differ. vllm-v0 is the "
         "PagedAttention paper's: groups, copy-on-write, beam search and swap.",
     )

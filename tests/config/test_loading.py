@@ -137,7 +137,8 @@ def test_0_33_is_0_32_with_two_rules_of_its_own_more_under_eagle_and_a_cadence(t
     assert isinstance(scheduler, SchedulerConfig)
     assert scheduler.prefill_schedule_interval == 3
     with pytest.raises(ConfigError, match=r"has no such setting: set scheduler to vllm-0\.33"):
-        load_experiment(path, [cadence])
+        load_experiment(path, ["engine.scheduler=vllm-0.32", cadence])
+    assert load_experiment(path) == load_experiment(path, ["engine.scheduler=vllm-0.33"])
 
 
 def test_one_block_of_the_override_is_the_null_block(tmp_path: Path) -> None:
