@@ -201,7 +201,10 @@ def test_guesses_of_the_draft_model_are_told_as_its_own(tmp_path: Path) -> None:
         ({"target": "14 ms"}, "either target"),
     ],
 )
-def test_what_is_no_calibration_is_refused(tmp_path: Path, change: dict[str, Any], words: str | None) -> None:
+def test_what_is_no_calibration_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: dict[str, Any], words: str | None
+) -> None:
+    monkeypatch.chdir(tmp_path)
     folder = write(tmp_path, **change.get("about", {}))
     if "missing" in change:
         (folder / change["missing"]).unlink()
