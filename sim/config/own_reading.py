@@ -8,7 +8,6 @@ Each fault is told at its key (`OwnClassError`). Refuses to know what a class st
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import inspect
 import re
@@ -23,6 +22,7 @@ from typing import Any, get_type_hints
 from pydantic import PydanticUserError, TypeAdapter, ValidationError, ValidationInfo
 from pydantic_core import core_schema
 
+from sim.config.errors import did_you_mean
 from sim.config.own import KNOWN, OwnClass, OwnClassError, Role, parameters
 from sim.config.paths import expand_path, folder_of
 
@@ -55,8 +55,7 @@ class ReadsOwn:
         if not self.names or not isinstance(value, str) or ":" in value:
             return _read(value, self.role, folder_of(info))
         if value not in self.names:
-            near = difflib.get_close_matches(value.lower(), self.names, n=1)
-            hint = f" (did you mean '{near[0]}'?)" if near else ""
+            hint = did_you_mean(value, self.names)
             raise ValueError(
                 f"the text '{value}' is not one of {', '.join(self.names)}{hint}, nor a class of your own, "
                 "such as my_module:MyClass"
@@ -85,8 +84,7 @@ def _read(value: object, role: Role, folder: Path) -> OwnClass:
         raise OwnClassError(f"must be a class of your own ({role.name}), such as my_module:MyClass")
     for key in written:
         if key not in _KEYS:
-            near = difflib.get_close_matches(str(key), _KEYS, n=1)
-            hint = f" (did you mean '{near[0]}'?)" if near else f"; known here: {', '.join(_KEYS)}"
+            hint = did_you_mean(key, _KEYS) or f"; known here: {', '.join(_KEYS)}"
             raise OwnClassError(f"unknown key{hint}", str(key), is_key=True)
     if "class" not in written:
         raise OwnClassError("this key is required and missing: my_module:MyClass", "class")
@@ -135,9 +133,7 @@ def _load(
         raise OwnClassError(message, *below) from error
     made = getattr(loaded, name, None)
     if made is None:
-        near = difflib.get_close_matches(name, vars(loaded), n=1)
-        hint = f" (did you mean '{near[0]}'?)" if near else ""
-        raise OwnClassError(f"module {module} has no {name}{hint}", *below)
+        raise OwnClassError(f"module {module} has no {name}{did_you_mean(name, vars(loaded))}", *below)
     if not callable(made):
         raise OwnClassError(f"{module}:{name} is no class", *below)
     source = getattr(loaded, "__file__", None)
@@ -187,8 +183,7 @@ def _checked(
     types = _annotations(made)
     for option, value in options.items():
         if option not in free and not takes_all:
-            near = difflib.get_close_matches(option, free, n=1)
-            hint = f" (did you mean '{near[0]}'?)" if near else f"; {name} takes {', '.join(free) or 'none'}"
+            hint = did_you_mean(option, free) or f"; {name} takes {', '.join(free) or 'none'}"
             raise OwnClassError(f"unknown option{hint}", "options", option, is_key=True)
         yield option, _typed(value, types.get(option, Any), option)
     for each in free:
